@@ -1,0 +1,3 @@
+//! Doorbell specification types.
+#![no_std]
+#![forbid(unsafe_code)]

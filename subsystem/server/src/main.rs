@@ -1,0 +1,2 @@
+//! Doorbell.
+fn main() {}
