@@ -1,1 +1,2 @@
 //! Doorbell.
+pub mod device;
