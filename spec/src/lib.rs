@@ -1,3 +1,8 @@
 //! Doorbell specification types.
 #![no_std]
 #![forbid(unsafe_code)]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod vfio_user;
