@@ -1,0 +1,106 @@
+# shellcheck shell=sh
+# What guest scenarios share. Verdicts go to the second serial port, everything else to the console.
+
+exec 3>/dev/ttyS1
+# From the kernel command line.
+: "${scenario:=none}" "${drives:=0}"
+
+pass() { echo "PASS $scenario/$1" >&3; }
+fail() { echo "FAIL $scenario/$1 $2" >&3; }
+skip() { echo "SKIP $scenario/$1 $2" >&3; }
+note() { echo "# $*" >&3; }
+
+# check NAME COMMAND...: passes if the command succeeds; its last lines of output are the reason if not.
+check() {
+    check_name=$1
+    shift
+    echo "== $scenario/$check_name: $*"
+    if timeout "${CHECK_SECONDS:-60}" "$@" >/tmp/check.out 2>&1; then
+        cat /tmp/check.out
+        pass "$check_name"
+    else
+        check_status=$?
+        cat /tmp/check.out
+        fail "$check_name" "exit $check_status: $(tail -n 3 /tmp/check.out | tr '\n' ' ')"
+        return 1
+    fi
+}
+
+# check_fails NAME WORDS COMMAND...: passes if the command fails and says WORDS (an extended regular expression).
+check_fails() {
+    check_name=$1
+    check_words=$2
+    shift 2
+    echo "== $scenario/$check_name (must fail): $*"
+    if timeout "${CHECK_SECONDS:-60}" "$@" >/tmp/check.out 2>&1; then
+        cat /tmp/check.out
+        fail "$check_name" "succeeded: $(tail -n 3 /tmp/check.out | tr '\n' ' ')"
+        return 1
+    fi
+    check_status=$?
+    cat /tmp/check.out
+    if [ "$check_status" -ge 124 ]; then
+        fail "$check_name" "did not end by itself (exit $check_status)"
+    elif grep -Eqi -- "$check_words" /tmp/check.out; then
+        pass "$check_name"
+    else
+        fail "$check_name" "no '$check_words' in: $(tail -n 3 /tmp/check.out | tr '\n' ' ')"
+    fi
+}
+
+# wait_for SECONDS COMMAND...: polls until the command succeeds.
+wait_for() {
+    wait_left=$(($1 * 10))
+    shift
+    until "$@"; do
+        wait_left=$((wait_left - 1))
+        [ "$wait_left" -gt 0 ] || return 1
+        usleep 100000
+    done
+}
+
+drives_present() {
+    set -- /sys/class/nvme/*
+    if [ -e "$1" ]; then echo $#; else echo 0; fi
+}
+
+# Every controller is live and has a block device.
+all_drives_present() {
+    [ "$(drives_present)" = "$drives" ] || return 1
+    for live in /sys/class/nvme/*; do
+        [ "$(cat "$live/state")" = live ] || return 1
+        [ -n "$(find "$live/" -maxdepth 1 -name 'nvme*n*')" ] || return 1
+    done
+}
+
+# bdf_of SERIAL: PCI address of the drive with this serial number.
+bdf_of() {
+    for bdf_dir in /sys/class/nvme/*; do
+        if [ "$(tr -d ' ' <"$bdf_dir/serial")" = "$1" ]; then
+            basename "$(readlink -f "$bdf_dir/device")"
+            return
+        fi
+    done
+    return 1
+}
+
+# block_of BDF: block device of the first namespace, once the kernel drives the controller.
+block_of() {
+    for block_dir in "/sys/bus/pci/devices/$1"/nvme/nvme*/nvme*n* /sys/bus/pci/devices/"$1"/nvme/nvme*/subsystem/nvme*n*; do
+        if [ -b "/dev/${block_dir##*/}" ]; then
+            echo "/dev/${block_dir##*/}"
+            return
+        fi
+    done
+    return 1
+}
+
+driver_of() {
+    driver_path=$(readlink "/sys/bus/pci/devices/$1/driver") || return 0
+    echo "${driver_path##*/}"
+}
+
+# bytes_from SEED COUNT: repeatable bytes that no drive holds by chance.
+bytes_from() {
+    yes "doorbell $1" | head -c "$2"
+}
