@@ -1,2 +1,3 @@
 //! Doorbell.
 pub mod device;
+pub mod memory;

@@ -1,0 +1,547 @@
+//! DMA memory: what this process and its device both reach, mapped once and handed out as [`Buffer`]s.
+//!
+//! [`DmaMemory`] owns the regions (a memfd each, `mapping`), their I/O addresses (`iova`) and their free parts
+//! (`extents`). It relies on [`Device::map_dma`] and is relied on by queues for rings and by everybody for buffers.
+//! Allocation and release take a lock and are meant for set-up; the I/O path moves buffers and calls nothing here.
+//!
+//! - Regions grow in powers of two, from 4 MiB; one that is empty is released as soon as another empty one exists.
+//! - A large buffer has a region of its own, released with it.
+//! - Memory of the application is mapped by `register*` and released when the last piece of the buffer is dropped.
+//! - Memory whose unmapping the device refused is kept for good, and counted.
+
+#![expect(unsafe_code, reason = "offers memory to devices and hands it out")]
+
+mod buffer;
+mod error;
+mod extents;
+mod iova;
+mod mapping;
+mod numa;
+#[cfg(test)]
+pub(crate) mod tests;
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::device::{Device, DeviceError, DmaRange};
+
+pub use buffer::Buffer;
+pub use error::MemoryError;
+use extents::{Alignment, Extents};
+use iova::IovaSpace;
+use mapping::Mapping;
+
+/// Granule of buffers, in bytes. Every buffer begins at a multiple of it.
+pub const PAGE: u64 = 4096;
+
+/// Regions are multiples of this, base and length; device servers register memory in such units.
+const REGION_UNIT: u64 = if cfg!(miri) { 64 << 10 } else { 2 << 20 };
+/// Length of the first region.
+const FIRST_REGION: u64 = 2 * REGION_UNIT;
+/// Regions grow up to this; longer buffers have a region of their own.
+const LARGEST_REGION: u64 = 32 * REGION_UNIT;
+
+/// Kind of pages that memory is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageKind {
+    /// Hugepages of 1 GiB.
+    Huge1G,
+    /// Hugepages of 2 MiB.
+    Huge2M,
+    /// Ordinary pages, transparently huge where the system has that for shared memory.
+    Ordinary,
+}
+
+impl PageKind {
+    /// Length of one page in bytes.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::Huge1G => 1 << 30,
+            Self::Huge2M => 2 << 20,
+            Self::Ordinary => 4096,
+        }
+    }
+}
+
+/// How DMA memory is made.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct MemoryConfig {
+    /// Only pages of this kind. By default hugepages where they are free, ordinary pages otherwise, with a notice.
+    pub pages: Option<PageKind>,
+    /// Most bytes that the pool may take from the system. No limit by default.
+    pub limit: Option<u64>,
+    /// NUMA node to prefer, instead of the device's own.
+    pub numa_node: Option<u32>,
+}
+
+/// Where DMA memory stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MemoryStats {
+    /// Bytes that the pool has from the system.
+    pub reserved: u64,
+    /// Of these, bytes in hugepages.
+    pub huge: u64,
+    /// Bytes of the pool that are in buffers.
+    pub in_use: u64,
+    /// Bytes of the application's memory that are mapped.
+    pub registered: u64,
+    /// Mappings at the device.
+    pub mappings: u32,
+    /// Bytes that are kept for good, because the device might still write to them.
+    pub leaked: u64,
+}
+
+/// DMA memory of one device. Shared by everything that uses the device; unmapped when the last user is gone.
+pub struct DmaMemory {
+    state: Mutex<State>,
+    config: MemoryConfig,
+    node: Option<u32>,
+    // Last: the regions must be unmapped before the device closes.
+    device: Arc<dyn Device>,
+}
+
+struct State {
+    addresses: IovaSpace,
+    /// By I/O address of the first byte.
+    regions: BTreeMap<u64, Region>,
+    stats: MemoryStats,
+    notices: Vec<String>,
+    warned_of_pages: bool,
+}
+
+struct Region {
+    mapping: Mapping,
+    use_: Use,
+}
+
+enum Use {
+    /// Buffers are cut from it.
+    Pool { free: Extents, huge: bool, dedicated: bool },
+    /// Memory of the application: bytes in buffers, and what keeps it alive.
+    Registered { held: u64, _owner: Option<Box<dyn Any + Send + Sync>> },
+}
+
+impl Region {
+    fn is_unused(&self) -> bool {
+        match &self.use_ {
+            Use::Pool { free, .. } => free.free() == self.mapping.len() as u64 / PAGE,
+            Use::Registered { held, .. } => *held == 0,
+        }
+    }
+
+    fn is_spare(&self) -> bool {
+        matches!(self.use_, Use::Pool { dedicated: false, .. }) && self.is_unused()
+    }
+}
+
+impl DmaMemory {
+    /// Memory for `device`. Nothing is taken from the system before the first buffer.
+    ///
+    /// # Errors
+    /// [`MemoryError::PageSize`] if the limits that the device reports make no sense.
+    pub fn new(device: Arc<dyn Device>, config: MemoryConfig) -> Result<Arc<Self>, MemoryError> {
+        let info = device.info();
+        let state = State {
+            addresses: IovaSpace::new(&info.iova)?,
+            regions: BTreeMap::new(),
+            stats: MemoryStats::default(),
+            notices: Vec::new(),
+            warned_of_pages: false,
+        };
+        let node = numa::preferred(config.numa_node.or(info.numa_node));
+        Ok(Arc::new(Self { state: Mutex::new(state), config, node, device }))
+    }
+
+    /// A buffer of `len` bytes that begins at a multiple of [`DmaMemory::page_size`].
+    ///
+    /// # Errors
+    /// [`MemoryError`]; nothing is taken then.
+    pub fn allocate(self: &Arc<Self>, len: usize) -> Result<Buffer, MemoryError> {
+        self.allocate_aligned(len, self.page_size() as usize)
+    }
+
+    /// A buffer of `len` bytes whose I/O address is a multiple of `align`, a power of two up to 2 MiB.
+    ///
+    /// # Errors
+    /// [`MemoryError`]; nothing is taken then.
+    pub fn allocate_aligned(
+        self: &Arc<Self>,
+        len: usize,
+        align: usize,
+    ) -> Result<Buffer, MemoryError> {
+        if !align.is_power_of_two() || align as u64 > REGION_UNIT {
+            return Err(MemoryError::Alignment { align });
+        }
+        if len == 0 || len > isize::MAX as usize / 2 {
+            return Err(MemoryError::Length { len });
+        }
+        let units = (len as u64).div_ceil(PAGE);
+        let alignment = Alignment::to((align as u64).div_ceil(PAGE));
+        let mut state = self.lock();
+        let found = match state.cut(units, alignment) {
+            Some(found) => found,
+            None => {
+                self.grow(&mut state, units * PAGE)?;
+                // The new region is aligned to REGION_UNIT and long enough, so this cannot fail.
+                let len = units * PAGE;
+                state.cut(units, alignment).ok_or(MemoryError::Addresses { len, free: 0 })?
+            }
+        };
+        state.stats.in_use += units * PAGE;
+        drop(state);
+        // SAFETY: `cut` took the extent out of the free ones of a region that lives until the extent is released.
+        Ok(unsafe { Buffer::new(found.0, found.1, len, Arc::clone(self)) })
+    }
+
+    /// Registers memory that the caller mapped, for as long as any piece of the buffer lives. Pages of it are no
+    /// longer inherited by child processes.
+    ///
+    /// # Errors
+    /// [`MemoryError::Boundary`] unless it begins and ends at a page; [`MemoryError::NoDescriptor`] where the device
+    /// is another process.
+    pub fn register(self: &Arc<Self>, mut memory: memmap2::MmapMut) -> Result<Buffer, MemoryError> {
+        let len = memory.len();
+        let base = NonNull::new(memory.as_mut_ptr()).ok_or(MemoryError::Length { len })?;
+        #[cfg(not(miri))]
+        memory.advise(memmap2::Advice::DontFork).map_err(|source| MemoryError::System {
+            what: "keeping memory from child processes".into(),
+            hint: "register a mapping of its own",
+            source,
+        })?;
+        // SAFETY: the mapping stays where it is while its value, the owner, lives, and moving the value into the
+        // region leaves nobody else with access to it.
+        unsafe { self.register_raw(base, len, Box::new(memory)) }
+    }
+
+    /// Registers `len` bytes at `base`, which `owner` keeps allocated. `owner` is dropped when the last piece of the
+    /// buffer has been dropped and the device has let go.
+    ///
+    /// A process that forks should keep such memory from its children (`MADV_DONTFORK`): copy-on-write may otherwise
+    /// leave the device writing to pages that only the child still sees.
+    ///
+    /// # Errors
+    /// As [`DmaMemory::register`].
+    ///
+    /// # Safety
+    /// The range is valid for reads and writes until `owner` is dropped, its bytes are initialised, and nothing but
+    /// the returned buffer accesses it in that time.
+    pub unsafe fn register_raw(
+        self: &Arc<Self>,
+        base: NonNull<u8>,
+        len: usize,
+        owner: Box<dyn Any + Send + Sync>,
+    ) -> Result<Buffer, MemoryError> {
+        if self.device.info().needs_descriptor {
+            return Err(MemoryError::NoDescriptor { address: self.device.info().address.clone() });
+        }
+        let address = base.as_ptr() as u64;
+        self.check_boundaries("the address", address, len)?;
+        self.attach(Mapping::foreign(base, len), Some(owner))
+    }
+
+    /// Maps `len` bytes of `file` from `offset`, and registers them.
+    ///
+    /// # Errors
+    /// [`MemoryError::Boundary`] unless offset and length are multiples of a page; [`MemoryError::System`] if the
+    /// file is shorter or cannot be mapped.
+    ///
+    /// # Safety
+    /// Nobody else, in this process or another one, writes to that part of the file or shortens the file while any
+    /// piece of the buffer lives; the device apart.
+    pub unsafe fn register_file(
+        self: &Arc<Self>,
+        file: OwnedFd,
+        offset: u64,
+        len: usize,
+    ) -> Result<Buffer, MemoryError> {
+        self.check_boundaries("the offset", offset, len)?;
+        let mapping =
+            Mapping::of_file(file, offset, len).map_err(|source| MemoryError::System {
+                what: format!("mapping {len} bytes of a file from offset {offset}"),
+                hint: "give a memfd or a file in memory that is as long",
+                source,
+            })?;
+        self.attach(mapping, None)
+    }
+
+    /// Granule of the beginnings of buffers, and of memory to register.
+    pub fn page_size(&self) -> u64 {
+        self.lock().addresses.page()
+    }
+
+    /// Where it stands.
+    pub fn stats(&self) -> MemoryStats {
+        let state = self.lock();
+        MemoryStats { mappings: state.addresses.mappings(), ..state.stats }
+    }
+
+    /// What the user should know, one sentence each: no hugepages, memory that had to be kept.
+    pub fn notices(&self) -> Vec<String> {
+        self.lock().notices.clone()
+    }
+
+    /// The device that reaches this memory.
+    pub fn device(&self) -> &Arc<dyn Device> {
+        &self.device
+    }
+
+    /// Takes back the part of a dropped buffer.
+    fn release(&self, iova: u64, len: usize) {
+        let mut state = self.lock();
+        let region = state.give_back(iova, len).and_then(|first| self.detach(&mut state, first));
+        drop(state);
+        // Outside the lock: the owner's own drop may do anything, allocate from here included.
+        drop(region);
+    }
+
+    fn note_leak(&self, len: usize) {
+        self.lock().leaked(len as u64, "it was given up while the device might still write to it");
+    }
+
+    /// Adds a region with room for `len` bytes.
+    fn grow(&self, state: &mut State, len: u64) -> Result<(), MemoryError> {
+        let unit = |len: u64| len.next_multiple_of(REGION_UNIT);
+        let dedicated = len > LARGEST_REGION;
+        let least = unit(len);
+        let room =
+            self.config.limit.map_or(u64::MAX, |most| most.saturating_sub(state.stats.reserved));
+        if let Some(limit) = self.config.limit.filter(|_| least > room) {
+            return Err(MemoryError::Limit { len: least, limit });
+        }
+        let next = state.stats.reserved.next_power_of_two().clamp(FIRST_REGION, LARGEST_REGION);
+        let mut want =
+            if dedicated { least } else { least.max(next).min(room / REGION_UNIT * REGION_UNIT) };
+        // As much as growing in powers wants; where that cannot be had, down to what is needed.
+        loop {
+            let result = self.add_region(state, want, dedicated);
+            let for_want_of_room = matches!(
+                result,
+                Err(MemoryError::Addresses { .. }
+                    | MemoryError::System { .. }
+                    | MemoryError::Device(DeviceError::Refused { .. }))
+            );
+            if !for_want_of_room || want <= least {
+                return result;
+            }
+            want = unit(want / 2).max(least);
+        }
+    }
+
+    fn add_region(&self, state: &mut State, len: u64, dedicated: bool) -> Result<(), MemoryError> {
+        let (mapping, pages) = self.create(state, len)?;
+        let len = mapping.len() as u64;
+        let huge = pages != PageKind::Ordinary;
+        let free = Extents::of(0, len / PAGE);
+        let align = REGION_UNIT.max(pages.bytes() as u64);
+        let region = Region { mapping, use_: Use::Pool { free, huge, dedicated } };
+        self.map(state, region, align).map_err(|(error, _region)| error)?;
+        state.stats.reserved += len;
+        state.stats.huge += if huge { len } else { 0 };
+        Ok(())
+    }
+
+    /// Memory from the system, of the kind that the configuration names, or of the best that can be had.
+    fn create(&self, state: &mut State, len: u64) -> Result<(Mapping, PageKind), MemoryError> {
+        let create = |pages: PageKind| {
+            let len = len.next_multiple_of(pages.bytes() as u64);
+            let too_long = |_| io::Error::from(io::ErrorKind::OutOfMemory);
+            let len = usize::try_from(len).map_err(too_long)?;
+            Mapping::create(len, pages, self.node).map(|mapping| (mapping, pages))
+        };
+        let hint = match self.config.pages {
+            Some(PageKind::Huge1G | PageKind::Huge2M) => {
+                "reserve hugepages: ./hugepages.sh reserve"
+            }
+            _ => "free memory, or use smaller or fewer buffers",
+        };
+        let failed = |source| MemoryError::System {
+            what: format!("{len} bytes of DMA memory"),
+            hint,
+            source,
+        };
+        let room =
+            self.config.limit.map_or(u64::MAX, |most| most.saturating_sub(state.stats.reserved));
+        let fits = |pages: &PageKind| len.next_multiple_of(pages.bytes() as u64) <= room;
+        if let Some(pages) = self.config.pages {
+            if let Some(limit) = self.config.limit.filter(|_| !fits(&pages)) {
+                return Err(MemoryError::Limit { len: pages.bytes() as u64, limit });
+            }
+            return create(pages).map_err(failed);
+        }
+        // One page of 1 GiB is a good fit only for lengths near it; otherwise it is the second choice.
+        let order = if len >= PageKind::Huge1G.bytes() as u64 {
+            [PageKind::Huge1G, PageKind::Huge2M]
+        } else {
+            [PageKind::Huge2M, PageKind::Huge1G]
+        };
+        if let Some(found) = order.into_iter().filter(fits).find_map(|pages| create(pages).ok()) {
+            return Ok(found);
+        }
+        let found = create(PageKind::Ordinary).map_err(failed)?;
+        if !std::mem::replace(&mut state.warned_of_pages, true) {
+            state.notices.push(
+                "DMA memory uses ordinary pages, because no hugepages are free; they cost more address \
+                 translations: ./hugepages.sh reserve"
+                    .into(),
+            );
+        }
+        Ok(found)
+    }
+
+    /// Registers a mapping that the pool does not cut.
+    fn attach(
+        self: &Arc<Self>,
+        mapping: Mapping,
+        owner: Option<Box<dyn Any + Send + Sync>>,
+    ) -> Result<Buffer, MemoryError> {
+        let (base, len) = (mapping.base(), mapping.len());
+        let region = Region { mapping, use_: Use::Registered { held: len as u64, _owner: owner } };
+        let mut state = self.lock();
+        let mapped = self.map(&mut state, region, REGION_UNIT);
+        state.stats.registered += if mapped.is_ok() { len as u64 } else { 0 };
+        drop(state);
+        // Outside the lock: on failure the owner is dropped here, and its drop may do anything.
+        let iova = mapped.map_err(|(error, _region)| error)?;
+        // SAFETY: the whole of a mapping that lives in the region until the buffer is released.
+        Ok(unsafe { Buffer::new(base, iova, len, Arc::clone(self)) })
+    }
+
+    /// Gives the region an I/O address at the device, and keeps it; on failure gives it back if it may be freed.
+    fn map(
+        &self,
+        state: &mut State,
+        region: Region,
+        align: u64,
+    ) -> Result<u64, (MemoryError, Option<Box<Region>>)> {
+        let (base, len) = (region.mapping.base(), region.mapping.len() as u64);
+        let iova = match state.addresses.take(len, align, base.as_ptr() as u64) {
+            Ok(iova) => iova,
+            Err(error) => return Err((error, Some(Box::new(region)))),
+        };
+        let range = DmaRange { base, len, iova, file: region.mapping.file() };
+        // SAFETY: the region is kept, mapped, until `detach` has unmapped it; buffers cut from it are referenced only
+        // while no command names them (`Buffer`).
+        match unsafe { self.device.map_dma(range) } {
+            Ok(()) => {
+                state.regions.insert(iova, region);
+                Ok(iova)
+            }
+            Err(error @ DeviceError::TimedOut { .. }) => {
+                // The answer may still come: neither the addresses nor the memory may serve anything else.
+                std::mem::forget(region);
+                state.leaked(len, "the device did not answer when it was mapped");
+                Err((error.into(), None))
+            }
+            Err(error) => {
+                state.addresses.give(iova, len);
+                Err((error.into(), Some(Box::new(region))))
+            }
+        }
+    }
+
+    /// Unmaps a region that nothing uses. Where that fails, it is kept for good.
+    fn detach(&self, state: &mut State, iova: u64) -> Option<Region> {
+        let region = state.regions.remove(&iova)?;
+        let len = region.mapping.len() as u64;
+        match &region.use_ {
+            Use::Pool { huge, .. } => {
+                state.stats.reserved -= len;
+                state.stats.huge -= if *huge { len } else { 0 };
+            }
+            Use::Registered { .. } => state.stats.registered -= len,
+        }
+        match self.device.unmap_dma(iova, len) {
+            // A device that is gone touches nothing.
+            Ok(()) | Err(DeviceError::Gone { .. }) => {
+                state.addresses.give(iova, len);
+                Some(region)
+            }
+            Err(error) => {
+                std::mem::forget(region);
+                state.leaked(len, &error.to_string());
+                None
+            }
+        }
+    }
+
+    fn check_boundaries(
+        &self,
+        what: &'static str,
+        place: u64,
+        len: usize,
+    ) -> Result<(), MemoryError> {
+        let page = self.page_size();
+        let whole = |value: u64| value.is_multiple_of(page);
+        match (place, len as u64) {
+            (place, _) if !whole(place) => Err(MemoryError::Boundary { what, value: place, page }),
+            (_, value) if value == 0 || !whole(value) => {
+                Err(MemoryError::Boundary { what: "the length", value, page })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No invariant is broken half way by a panic here; a poisoned lock must not leak every buffer.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Cuts `units` pages from the first region that has them: its address here, and at the device.
+    fn cut(&mut self, units: u64, alignment: Alignment) -> Option<(NonNull<u8>, u64)> {
+        self.regions.iter_mut().find_map(|(&iova, region)| {
+            let Use::Pool { free, .. } = &mut region.use_ else { return None };
+            let offset = free.take(units, alignment)? * PAGE;
+            // SAFETY: extents lie inside the region.
+            let base = unsafe { region.mapping.base().add(offset as usize) };
+            Some((base, iova + offset))
+        })
+    }
+
+    /// Returns the part of a buffer to its region; the region's address, if it is to be released.
+    fn give_back(&mut self, iova: u64, len: usize) -> Option<u64> {
+        let spares = self.regions.values().filter(|region| region.is_spare()).count();
+        let (&first, region) = self.regions.range_mut(..=iova).next_back()?;
+        let units = (len as u64).div_ceil(PAGE);
+        match &mut region.use_ {
+            Use::Pool { free, .. } => {
+                free.give((iova - first) / PAGE, units);
+                self.stats.in_use -= units * PAGE;
+            }
+            Use::Registered { held, .. } => *held -= len as u64,
+        }
+        let region_is_needed = !region.is_unused() || (region.is_spare() && spares == 0);
+        (!region_is_needed).then_some(first)
+    }
+
+    fn leaked(&mut self, len: u64, why: &str) {
+        self.stats.leaked += len;
+        self.notices
+            .push(format!("{len} bytes of DMA memory are kept until the process ends: {why}"));
+    }
+}
+
+impl Drop for DmaMemory {
+    fn drop(&mut self) {
+        // No buffer is left, for each of them holds an Arc of this.
+        let mut state = self.lock();
+        let all: Vec<u64> = state.regions.keys().copied().collect();
+        let regions: Vec<_> = all.into_iter().map(|iova| self.detach(&mut state, iova)).collect();
+        drop(state);
+        drop(regions);
+    }
+}
+
+impl std::fmt::Debug for DmaMemory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let address = &self.device.info().address;
+        f.debug_struct("DmaMemory").field("device", address).field("stats", &self.stats()).finish()
+    }
+}
