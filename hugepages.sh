@@ -324,7 +324,7 @@ signature() (
     found=$(
         {
             dd if="$file" bs=4096 count=2 2>/dev/null | od -An -v -tx1 | tr -d ' \n'
-            printf '\n%s\n' \
+            printf '%s\n' "" \
                 "0 4c554b53babe LUKS volume" \
                 "0 4c4142454c4f4e45 LVM physical volume" \
                 "512 4c4142454c4f4e45 LVM physical volume" \
@@ -370,7 +370,8 @@ TABLE
 # openers FILE: processes that hold it open, as "name (pid N)".
 openers() (
     # shellcheck disable=SC2012 # names here are numbers; find of busybox cannot match what a link says
-    ls -l "$proc"/[0-9]*/fd 2>/dev/null |
+    # (the / makes ls name the folders even where there is but one process)
+    ls -l / "$proc"/[0-9]*/fd 2>/dev/null |
         awk -v file="$1" '/\/fd:$/ { n = split($0, part, "/"); pid = part[n - 1] }
             $NF == file && $(NF - 1) == "->" && !(pid in seen) { seen[pid]; print pid }' |
         while read -r pid; do
