@@ -340,7 +340,7 @@ impl DmaMemory {
         let free = Extents::of(0, len / PAGE);
         let align = REGION_UNIT.max(pages.bytes() as u64);
         let region = Region { mapping, use_: Use::Pool { free, huge, dedicated } };
-        self.map(state, region, align).map_err(|(error, _region)| error)?;
+        self.map(state, region, (align, 0)).map_err(|(error, _region)| error)?;
         state.stats.reserved += len;
         state.stats.huge += if huge { len } else { 0 };
         Ok(())
@@ -403,7 +403,7 @@ impl DmaMemory {
         let (base, len) = (mapping.base(), mapping.len());
         let region = Region { mapping, use_: Use::Registered { held: len as u64, _owner: owner } };
         let mut state = self.lock();
-        let mapped = self.map(&mut state, region, REGION_UNIT);
+        let mapped = self.map(&mut state, region, (REGION_UNIT, base.as_ptr() as u64));
         state.stats.registered += if mapped.is_ok() { len as u64 } else { 0 };
         drop(state);
         // Outside the lock: on failure the owner is dropped here, and its drop may do anything.
@@ -412,15 +412,16 @@ impl DmaMemory {
         Ok(unsafe { Buffer::new(base, iova, len, Arc::clone(self)) })
     }
 
-    /// Gives the region an I/O address at the device, and keeps it; on failure gives it back if it may be freed.
+    /// Gives the region an I/O address at the device, equal to `like` modulo `align`, and keeps it. On failure the
+    /// region comes back, if it may be freed.
     fn map(
         &self,
         state: &mut State,
         region: Region,
-        align: u64,
+        (align, like): (u64, u64),
     ) -> Result<u64, (MemoryError, Option<Box<Region>>)> {
         let (base, len) = (region.mapping.base(), region.mapping.len() as u64);
-        let iova = match state.addresses.take(len, align, base.as_ptr() as u64) {
+        let iova = match state.addresses.take(len, align, like) {
             Ok(iova) => iova,
             Err(error) => return Err((error, Some(Box::new(region)))),
         };

@@ -45,7 +45,7 @@ pub enum MemoryError {
         /// Bytes wanted.
         len: usize,
     },
-    /// The limit of [`MemoryConfig::limit`].
+    /// The limit of [`super::MemoryConfig::limit`].
     #[error(
         "{len} bytes more would pass the limit of {limit} bytes of DMA memory; raise the limit or release buffers"
     )]
