@@ -6,6 +6,8 @@
 
 #![expect(unsafe_code, reason = "declares the one unsafe method of the seam; calls none")]
 
+pub mod vfio_user;
+
 use std::any::Any;
 use std::ops::RangeInclusive;
 use std::os::fd::{BorrowedFd, OwnedFd};

@@ -5,8 +5,8 @@
 #![expect(unsafe_code, reason = "socket calls that pass file descriptors have no safe form in std")]
 
 use std::io;
-use std::mem::{self, MaybeUninit};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::mem;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
@@ -124,7 +124,8 @@ pub(super) fn send(
         return Err(io::ErrorKind::InvalidInput.into());
     }
     let mut control = [0_u64; SEND_WORDS];
-    let mut piece = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let mut piece =
+        libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     let mut message = empty_message();
     message.msg_iov = &raw mut piece;
     message.msg_iovlen = 1;
@@ -204,17 +205,6 @@ pub(super) fn receive(
         ));
     }
     Ok(len)
-}
-
-/// Length of the file behind `fd`, where it has one that bounds a mapping (regular files and memfds).
-pub(super) fn file_len(fd: &impl AsFd) -> io::Result<Option<u64>> {
-    let mut stat = MaybeUninit::<libc::stat>::uninit();
-    // SAFETY: the buffer has the size of a stat and lives across the call.
-    check(unsafe { libc::fstat(fd.as_fd().as_raw_fd(), stat.as_mut_ptr()) } as isize)?;
-    // SAFETY: fstat succeeded, so it filled the whole structure.
-    let stat = unsafe { stat.assume_init() };
-    let regular = stat.st_mode & libc::S_IFMT == libc::S_IFREG;
-    Ok(regular.then_some(stat.st_size.max(0) as u64))
 }
 
 fn empty_message() -> libc::msghdr {
