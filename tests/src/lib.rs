@@ -1,1 +1,3 @@
-//! Doorbell.
+//! What the integration tests share.
+
+pub mod wire;
