@@ -23,6 +23,7 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use doorbell_spec::register::offset::DOORBELLS;
 use doorbell_spec::vfio_user::{
     Command, DeviceInfo as WireDeviceInfo, DmaMap, DmaUnmap, IrqInfo, IrqSet, RegionAccess,
     RegionInfo, SOCKET_NAME, irq, region as index,
@@ -36,7 +37,6 @@ use super::{
     Device, DeviceError, DeviceInfo, DmaRange, Doorbells, IovaLimits, PciId, Properties, Width,
 };
 
-const DOORBELLS: u64 = 0x1000;
 /// Smallest page of DMA memory, whatever a server says.
 const PAGE: u64 = 4096;
 /// First I/O address that is used: 0 is left alone, since to many it means that there is none.
