@@ -46,6 +46,7 @@ pub mod identify;
 pub mod log;
 pub mod nvm;
 mod open_set;
+pub mod pci;
 pub mod register;
 pub mod status;
 pub mod vfio_user;

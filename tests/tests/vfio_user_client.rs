@@ -1,18 +1,16 @@
 //! The driver's vfio-user client against servers that others wrote, and against scripted ones that misbehave.
 
-#![expect(unsafe_code, reason = "hands memory to a device, which takes a promise")]
-
 use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::ptr::NonNull;
 use std::time::{Duration, Instant};
 
 use doorbell::device::vfio_user::VfioUser;
-use doorbell::device::{Device, DeviceError, DmaRange, Properties, Width};
+use doorbell::device::{Device, DeviceError, Properties, Width};
 use doorbell_spec::vfio_user::{
     Command, DmaMap, DmaUnmap, Header, HeaderFlags, IrqSet, RegionAccess, irq, region,
 };
+use doorbell_tests::function::{exercise, map, memory, ring};
 use doorbell_tests::wire::{Answer, Directory, Message, Model, Sharing, Wire, honest, script};
 use zerocopy::IntoBytes;
 
@@ -22,43 +20,6 @@ const SHORT: Duration = Duration::from_millis(150);
 
 fn open(path: &Path) -> VfioUser {
     VfioUser::open(path, DEADLINE).expect("open")
-}
-
-/// Doorbells, registers, DMA, interrupts, reset: everything once.
-fn exercise(device: &VfioUser) {
-    let info = device.info();
-    assert_eq!((info.pci.vendor, info.pci.device), (0x1234, 0x5678));
-    assert_eq!((info.pci.subsystem_vendor, info.pci.subsystem), (0xabcd, 0xef01));
-    assert!(info.needs_descriptor && info.resettable);
-    assert_eq!(info.vectors, 4);
-
-    device.write(0x14, Width::Dword, 0xffff_ffff_dead_beef).unwrap();
-    assert_eq!(device.read(0x14, Width::Dword).unwrap(), 0xdead_beef);
-    device.write(0x28, Width::Qword, 0x0123_4567_89ab_cdef).unwrap();
-    assert_eq!(device.read(0x28, Width::Qword).unwrap(), 0x0123_4567_89ab_cdef);
-
-    let memory = rustix::fs::memfd_create("dma", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
-    rustix::fs::ftruncate(&memory, 0x40_0000).unwrap();
-    let range = DmaRange {
-        base: NonNull::dangling(),
-        len: 0x20_0000,
-        iova: 0x1_0000_0000,
-        file: Some((memory.as_fd(), 0x20_0000)),
-    };
-    // SAFETY: the server in these tests never touches the memory.
-    unsafe { device.map_dma(range) }.unwrap();
-    device.unmap_dma(range.iova, range.len).unwrap();
-    // SAFETY: as above.
-    let error = unsafe { device.map_dma(DmaRange { file: None, ..range }) }.unwrap_err();
-    assert!(matches!(error, DeviceError::Unusable { .. }), "{error}");
-
-    for vector in 0..4 {
-        let event = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
-        device.interrupt(vector, Some(event)).unwrap();
-        device.interrupt(vector, None).unwrap();
-    }
-    assert!(matches!(device.interrupt(4, None), Err(DeviceError::Unusable { .. })));
-    device.reset().unwrap();
 }
 
 #[test]
@@ -76,8 +37,7 @@ fn every_way_of_sharing_doorbells() {
         exercise(&device);
 
         let doorbells = device.doorbells(0x1000).unwrap();
-        // SAFETY: the mapping is 1000h bytes long and lives until the end of the block.
-        unsafe { doorbells.base.add(2).write_volatile(0x7777) };
+        ring(&doorbells, 2, 0x7777);
         let mut bytes = [0; 4];
         std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, 0x1008).unwrap();
         assert_eq!(u32::from_le_bytes(bytes), 0x7777, "{sharing:?}");
@@ -242,15 +202,9 @@ fn error_replies_carry_their_reason_and_leave_the_connection_whole() {
         other => panic!("{other}"),
     };
     assert_eq!(errno(device.unmap_dma(0, 4096).unwrap_err()), Some(libc::ENOENT));
-    let memory = rustix::fs::memfd_create("dma", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
-    let range = DmaRange {
-        base: NonNull::dangling(),
-        len: 4096,
-        iova: 4096,
-        file: Some((memory.as_fd(), 0)),
-    };
-    // SAFETY: the server refuses it.
-    assert_eq!(errno(unsafe { device.map_dma(range) }.unwrap_err()), Some(libc::ENOMEM));
+    let memory = memory(4096);
+    let error = map(&device, 4096, 4096, Some((memory.as_fd(), 0))).unwrap_err();
+    assert_eq!(errno(error), Some(libc::ENOMEM));
     assert_eq!(errno(device.interrupt(0, None).unwrap_err()), None);
     assert_eq!(errno(device.reset().unwrap_err()), None);
     assert_eq!(errno(device.read(0x44, Width::Dword).unwrap_err()), Some(libc::EINVAL));
@@ -549,134 +503,6 @@ fn a_server_that_refuses_or_speaks_another_version() {
         });
         let error = VfioUser::open(&path, DEADLINE).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
-        server.join().unwrap();
-    }
-}
-
-/// rust-vmm's server, with a backend of plain memory.
-mod rust_vmm {
-    use super::*;
-    use std::fs::File;
-    use std::io;
-    use vfio_bindings::bindings::vfio::{vfio_region_info, vfio_region_sparse_mmap_area};
-    use vfio_user::{
-        DmaMapFlags, DmaUnmapFlags, IrqInfo, Server, ServerBackend, ServerRegion, SparseArea,
-    };
-
-    struct Backend(Model, Vec<File>);
-
-    impl ServerBackend for Backend {
-        fn region_read(&mut self, region: u32, offset: u64, data: &mut [u8]) -> io::Result<()> {
-            let memory = if region == 0 { &self.0.registers } else { &self.0.config };
-            let start = offset as usize;
-            let bytes = memory.get(start..start + data.len()).ok_or(io::ErrorKind::InvalidInput)?;
-            data.copy_from_slice(bytes);
-            Ok(())
-        }
-
-        fn region_write(&mut self, region: u32, offset: u64, data: &[u8]) -> io::Result<()> {
-            let memory = if region == 0 { &mut self.0.registers } else { &mut self.0.config };
-            let start = offset as usize;
-            memory[start..start + data.len()].copy_from_slice(data);
-            Ok(())
-        }
-
-        fn dma_map(
-            &mut self,
-            flags: DmaMapFlags,
-            offset: u64,
-            address: u64,
-            size: u64,
-            fd: Option<File>,
-        ) -> io::Result<()> {
-            assert_eq!(flags, DmaMapFlags::READ_WRITE);
-            assert_eq!((offset, address, size), (0x20_0000, 0x1_0000_0000, 0x20_0000));
-            self.1.push(fd.expect("a file"));
-            Ok(())
-        }
-
-        fn dma_unmap(&mut self, _: DmaUnmapFlags, address: u64, size: u64) -> io::Result<()> {
-            assert_eq!((address, size), (0x1_0000_0000, 0x20_0000));
-            assert!(self.1.pop().is_some());
-            Ok(())
-        }
-
-        fn reset(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-
-        fn set_irqs(
-            &mut self,
-            _: u32,
-            _: u32,
-            start: u32,
-            count: u32,
-            fds: Vec<File>,
-        ) -> io::Result<()> {
-            assert!(start < 4 && count == 1 && fds.len() <= 1);
-            Ok(())
-        }
-    }
-
-    fn serve(path: &Path, sparse: bool) -> std::thread::JoinHandle<()> {
-        let model = Model::new(Sharing::Whole);
-        let bar0 = model.doorbells.as_raw_fd();
-        let regions = (0..9)
-            .map(|index| {
-                let size = match index {
-                    0 => 0x4000,
-                    7 => 256,
-                    _ => 0,
-                };
-                let flags = if index == 0 { 7 } else { 3 };
-                let area = vfio_region_sparse_mmap_area { offset: 0x1000, size: 0x1000 };
-                ServerRegion {
-                    region_info: vfio_region_info {
-                        argsz: 32,
-                        flags,
-                        index,
-                        size,
-                        ..Default::default()
-                    },
-                    sparse_areas: if index == 0 && sparse {
-                        vec![SparseArea { area }]
-                    } else {
-                        Vec::new()
-                    },
-                    mmap_fd: (index == 0).then_some(bar0),
-                }
-            })
-            .collect();
-        let irqs = (0..5).map(|index| IrqInfo { index, flags: 1, count: 4 }).collect();
-        let server = Server::new(path, true, irqs, regions).expect("server");
-        std::thread::spawn(move || {
-            let mut backend = Backend(model, Vec::new());
-            server.run(&mut backend).expect("run");
-        })
-    }
-
-    #[test]
-    fn with_a_sparse_area() {
-        let directory = Directory::new("client");
-        let path = directory.join("socket");
-        let server = serve(&path, true);
-        let device = open(&path);
-        exercise(&device);
-        assert!(device.doorbells(0x1000).is_ok());
-        let refused = device.read(0x2000, Width::Dword).unwrap_err();
-        assert!(matches!(refused, DeviceError::Refused { .. }), "{refused}");
-        device.read(0, Width::Dword).expect("still in step");
-        drop(device);
-        server.join().unwrap();
-    }
-
-    #[test]
-    fn without_sparse_areas_it_sends_no_file() {
-        let directory = Directory::new("client");
-        let path = directory.join("socket");
-        let server = serve(&path, false);
-        let error = VfioUser::open(&path, DEADLINE).unwrap_err();
-        assert!(matches!(error, DeviceError::Unusable { .. }), "{error}");
         server.join().unwrap();
     }
 }

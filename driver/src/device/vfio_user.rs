@@ -23,6 +23,7 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use doorbell_spec::pci::{self, offset as config};
 use doorbell_spec::register::offset::DOORBELLS;
 use doorbell_spec::vfio_user::{
     Command, DeviceInfo as WireDeviceInfo, DmaMap, DmaUnmap, IrqInfo, IrqSet, RegionAccess,
@@ -45,14 +46,6 @@ const IOVA_FIRST: u64 = 2 << 20;
 const IOVA_LAST: u64 = (1 << 47) - 1;
 /// Time that dropping may take for turning bus mastering off.
 const FAREWELL: Duration = Duration::from_secs(1);
-
-/// Configuration space (PCI 6.1).
-mod config {
-    pub(super) const COMMAND: u64 = 0x04;
-    pub(super) const MEMORY: u16 = 1 << 1;
-    pub(super) const BUS_MASTER: u16 = 1 << 2;
-    pub(super) const INTX_DISABLE: u16 = 1 << 10;
-}
 
 /// A device on the other end of a vfio-user connection.
 pub struct VfioUser {
@@ -299,20 +292,19 @@ fn irq_count(connection: &mut Connection, number: u32) -> Result<u16, DeviceErro
 fn pci_id(connection: &mut Connection) -> Result<PciId, DeviceError> {
     let mut word = |offset| read_region(connection, index::CONFIG, offset).map(u16::from_le_bytes);
     Ok(PciId {
-        vendor: word(0x00)?,
-        device: word(0x02)?,
-        revision: word(0x08)? as u8,
-        subsystem_vendor: word(0x2c)?,
-        subsystem: word(0x2e)?,
+        vendor: word(config::VENDOR)?,
+        device: word(config::DEVICE)?,
+        revision: word(config::REVISION)? as u8,
+        subsystem_vendor: word(config::SUBSYSTEM_VENDOR)?,
+        subsystem: word(config::SUBSYSTEM)?,
     })
 }
 
 /// Memory decoding and bus mastering; the pin is never used.
 fn enable(connection: &mut Connection, on: bool) -> Result<(), DeviceError> {
-    let both = config::MEMORY | config::BUS_MASTER;
     let old = read_region(connection, index::CONFIG, config::COMMAND).map(u16::from_le_bytes)?;
-    let new = if on { old | both } else { old & !both } | config::INTX_DISABLE;
-    write_region(connection, index::CONFIG, config::COMMAND, &new.to_le_bytes())
+    let new = pci::Command::from(old).with_memory(on).with_bus_master(on).with_intx_disable(true);
+    write_region(connection, index::CONFIG, config::COMMAND, &u16::from(new).to_le_bytes())
 }
 
 fn read_region<const N: usize>(
