@@ -1,8 +1,7 @@
 #!/bin/sh
 # Prepares a machine for Doorbell: hugepages to do DMA from, and NVMe drives bound to vfio-pci. `--help` tells how.
 #
-# Every change goes through put() or change(), is printed, and is undone by the opposite command. What was there before
-# is kept under /run/doorbell. Plain POSIX sh, so that it also runs under busybox in an initramfs.
+# Every change is printed and is undone by the opposite command: what was there before is kept under /run/doorbell. Plain POSIX sh, so that it also runs under busybox in an initramfs.
 #
 # DOORBELL_ROOT=DIR is put before /sys, /proc, /dev and /run: tests run it on a made-up tree.
 set -u
@@ -59,12 +58,6 @@ force=no
 put() {
     [ "$dry_run" = no ] || return 0
     (printf '%s\n' "$1" >"$2") 2>/dev/null
-}
-
-# change COMMAND...: runs a command that changes something.
-change() {
-    [ "$dry_run" = no ] || return 0
-    "$@"
 }
 
 # first_line FILE: its first line without the blanks that pad strings of a drive, or nothing.
@@ -472,11 +465,11 @@ load_vfio() {
     say "loaded the modules vfio-pci and vfio_iommu_type1"
 }
 
-# group_mates BDF: other functions of its IOMMU group whose drivers keep the group from userspace.
+# group_mates BDF: functions of its IOMMU group whose drivers keep the group from userspace, but for those bound with it.
 group_mates() (
     for mate in "$sys/bus/pci/devices/$1"/iommu_group/devices/*; do
         mate=${mate##*/}
-        [ "$mate" = "$1" ] && continue
+        case $together in *" $mate "*) continue ;; esac
         [ -e "$sys/bus/pci/devices/$mate" ] || continue
         case $(driver_of "$mate") in
             "" | vfio-pci | pci-stub | pcieport) ;;
@@ -510,6 +503,23 @@ grant() {
     say "$1: DMA memory counts against the memlock limit (ulimit -l) of $user, which stays as it is; to raise it, put '$user - memlock unlimited' into /etc/security/limits.d/doorbell.conf and log in again"
 }
 
+# may_bind BDF: whether it can be taken without harm; says why not.
+may_bind() {
+    [ "$(driver_of "$1")" != vfio-pci ] || return 0
+    if [ -z "$(group_of "$1")" ]; then
+        error "$1: no IOMMU protects memory from this drive: turn on VT-d or AMD-Vi in the firmware, boot with intel_iommu=on (Intel), and see that 'dmesg | grep -i -e DMAR -e AMD-Vi' shows it; in a guest, give it a virtual IOMMU"
+        return 1
+    fi
+    uses=$(uses_of "$1")
+    [ -n "$uses" ] || return 0
+    printf '%s\n' "$uses" | sed "s/^/$me: $1: /" >&2
+    if [ "$force" = no ]; then
+        error "$1: refused, the drive is in use or holds data: unmount, swapoff or stop what holds it, wipe what is left (wipefs -a), or take it as it is with --force"
+        return 1
+    fi
+    error "$1: taken all the same (--force)"
+}
+
 bind_one() {
     bdf=$1
     old=$(driver_of "$bdf")
@@ -518,22 +528,9 @@ bind_one() {
         grant "$bdf"
         return
     fi
-    if [ -z "$(group_of "$bdf")" ]; then
-        error "$bdf: no IOMMU protects memory from this drive: turn on VT-d or AMD-Vi in the firmware, boot with intel_iommu=on (Intel), and see that 'dmesg | grep -i -e DMAR -e AMD-Vi' shows it; in a guest, give it a virtual IOMMU"
-        return 1
-    fi
-    uses=$(uses_of "$bdf")
-    if [ -n "$uses" ]; then
-        printf '%s\n' "$uses" | sed "s/^/$me: $bdf: /" >&2
-        if [ "$force" = no ]; then
-            error "$bdf: refused, the drive is in use or holds data: unmount, swapoff or stop what holds it, wipe what is left (wipefs -a), or take it as it is with --force"
-            return 1
-        fi
-        error "$bdf: taken all the same (--force)"
-    fi
     mates=$(group_mates "$bdf")
     if [ -n "$mates" ]; then
-        error "$bdf: IOMMU group $(group_of "$bdf") also holds $(printf '%s' "$mates" | tr '\n' ' '): a group goes to userspace as a whole; unbind these from their drivers, or put the drive into another slot"
+        error "$bdf: IOMMU group $(group_of "$bdf") also holds $(printf '%s' "$mates" | tr '\n' ' '): a group goes to userspace as a whole; bind the drives among these together, unbind the others from their drivers, or put the drive into another slot"
         return 1
     fi
     load_vfio
@@ -571,9 +568,16 @@ bind() {
         user_id=$(id -u "$user" 2>/dev/null) || die "there is no user $user"
     fi
     failed=0
+    together=" "
     for named in "$@"; do
-        found=$(drive_named "$named") || { failed=1; continue; }
-        bind_one "$found" || failed=1
+        if found=$(drive_named "$named") && may_bind "$found"; then
+            together="$together$found "
+        else
+            failed=1
+        fi
+    done
+    for one in $together; do
+        bind_one "$one" || failed=1
     done
     return $failed
 }

@@ -67,6 +67,8 @@ impl Tree {
         self.write(&format!("{function}/vendor"), "0x1234\n");
         self.write(&format!("{function}/device"), "0x5678\n");
         self.write(&format!("{function}/numa_node"), "1\n");
+        drop(fs::remove_file(self.path(&format!("{function}/driver"))));
+        drop(fs::remove_file(self.path(&format!("{function}/iommu_group"))));
         if let Some(driver) = driver {
             self.link(
                 &format!("{function}/driver"),
@@ -364,6 +366,9 @@ fn a_shared_group_is_refused() {
     fs::remove_file(&link).expect("it was there");
     symlink(tree.path("sys/kernel/iommu_groups/7"), link).expect("a link of the tree");
     tree.refuses("IOMMU group 7 also holds 0000:01:00.1 (snd_hda_intel): a group goes to userspace as a whole");
+    // Drives that go together are no obstacle to each other.
+    tree.function("0000:01:00.1", "0x010802", Some("nvme"), Some(7));
+    tree.binds(&[BDF, "01:00.1"]);
 }
 
 #[test]

@@ -47,6 +47,46 @@ else
 fi
 check not-bound test "$(driver_of "$d512")" = nvme
 
+# --- what the kernel writes, we shall read. Serial number, namespace, block size, blocks a command, first block: past the
+# first 64 MiB, which verify overwrites; the length is more than two pages where the drive takes that in one command.
+exchanges="door512,1,512,256,400000 door4096,1,4096,32,50000 doorsmall,1,512,16,400000 doormany,7,4096,128,9000"
+
+# each_exchange COMMAND: with serial bdf nsid size blocks lba bytes set.
+each_exchange() {
+    for exchange in $exchanges; do
+        IFS=, read -r serial nsid size blocks lba <<FIELDS
+$exchange
+FIELDS
+        bytes=$((size * blocks))
+        case $serial in
+            door512) bdf=$d512 ;;
+            door4096) bdf=$d4096 ;;
+            doorsmall) bdf=$small ;;
+            doormany) bdf=$many ;;
+        esac
+        "$@"
+    done
+}
+
+kernel_writes() {
+    bytes_from "kernel $serial" "$bytes" >"/tmp/kernel.$serial"
+    check "kernel-writes-$serial" dd if="/tmp/kernel.$serial" of="$(block_of "$bdf" "$nsid")" bs="$size" seek="$lba" conv=fsync
+}
+
+we_read_and_write() {
+    check "we-read-$serial" read_blocks "$bdf" "$nsid" "$lba" "$blocks" "$bytes" "/tmp/got" &&
+        check "as-kernel-wrote-$serial" cmp "/tmp/kernel.$serial" /tmp/got
+    bytes_from "doorbell $serial" "$bytes" >"/tmp/ours.$serial"
+    check "we-write-$serial" write_blocks "$bdf" "$nsid" $((lba + blocks)) "$blocks" "/tmp/ours.$serial"
+}
+
+kernel_reads() {
+    dd if="$(block_of "$bdf" "$nsid")" of=/tmp/got bs="$size" skip=$((lba + blocks)) count="$blocks" 2>/dev/null
+    check "kernel-reads-what-we-wrote-$serial" cmp "/tmp/ours.$serial" /tmp/got
+}
+
+each_exchange kernel_writes
+
 # --- bind
 check bind-dry hugepages.sh bind -n "$d512"
 check bind-dry-changed-nothing test "$(driver_of "$d512")" = nvme
@@ -57,12 +97,55 @@ for bdf in "$d512" "$d4096" "$small" "$many"; do
 done
 check status hugepages.sh status
 
+# --- Doorbell on the kernel's VFIO
+if need identify; then
+    for pair in "door512 $d512" "door4096 $d4096" "doorsmall $small" "doormany $many"; do
+        # shellcheck disable=SC2086
+        set -- $pair
+        check "identify-$1" sh -c "identify pcie:$2 | tee /dev/stderr | grep -q $1"
+    done
+    check identify-bare-address identify "$d512"
+    check identify-json sh -c "identify --json pcie:$many | grep -q doormany"
+fi
+if need passthrough; then
+    check passthrough-identify identify_data "$small" /tmp/identify
+    check passthrough-serial sh -c "dd if=/tmp/identify bs=1 skip=4 count=20 2>/dev/null | grep -q doorsmall"
+    each_exchange we_read_and_write
+fi
+if need hello; then
+    for bdf in "$d512" "$d4096" "$small" "$many"; do
+        check "hello-$bdf" hello "pcie:$bdf" --yes-destroy-data
+    done
+fi
+if need cores; then
+    check cores cores "pcie:$d512"
+fi
+if need doorbell-perf; then
+    for bdf in "$d512" "$d4096" "$small" "$many"; do
+        check "verify-$bdf" doorbell-perf --workload verify --span 64m --time 2s --warmup 0s --depth 16 --yes-destroy-data "pcie:$bdf"
+    done
+    check verify-large doorbell-perf --workload verify --span 64m --block-size 1m --time 2s --warmup 0s --depth 4 --yes-destroy-data "pcie:$d512"
+    check verify-large-small-mdts doorbell-perf --workload verify --span 64m --block-size 64k --time 2s --warmup 0s --depth 4 --yes-destroy-data "pcie:$small"
+    check several-drives doorbell-perf --time 2s --warmup 0s --cores 2 "pcie:$d512" "pcie:$d4096" "pcie:$small" "pcie:$many"
+    # Killed in the middle: the drive is usable at once, and no hugepage stays behind.
+    doorbell-perf --time 60s "pcie:$d512" >/dev/null 2>&1 &
+    victim=$!
+    if wait_for 20 grep -q "^State:.*[RS]" /proc/$victim/status && sleep 3 && kill -9 $victim; then
+        wait $victim
+        check after-kill doorbell-perf --workload verify --span 64m --time 1s --warmup 0s --yes-destroy-data "pcie:$d512"
+    else
+        fail after-kill "doorbell-perf was gone before it was killed"
+    fi
+    check no-page-left test "$(cat $pages0/nr_hugepages) $(cat $pages1/nr_hugepages)" = "$(cat $pages0/free_hugepages) $(cat $pages1/free_hugepages)"
+fi
+
 # --- and back
 check_fails unbind-busy "used by sleep" sh -c "sleep 60 <>/dev/vfio/$(basename "$(readlink "/sys/bus/pci/devices/$d512/iommu_group")") & hugepages.sh unbind $d512; code=\$?; kill \$!; exit \$code"
 check unbind-one hugepages.sh unbind "$d512"
 check unbind-one-back test "$(driver_of "$d512")" = nvme
 check unbind-all hugepages.sh unbind
 if wait_for 20 all_drives_present; then pass back; else fail back "$(drives_present) of $drives drives"; fi
+need passthrough && each_exchange kernel_reads
 check unbind-again hugepages.sh unbind
 check release hugepages.sh release
 check released test "$(cat $pages0/nr_hugepages) $(cat $pages1/nr_hugepages)" = "0 0"

@@ -84,10 +84,10 @@ bdf_of() {
     return 1
 }
 
-# block_of BDF: block device of the first namespace, once the kernel drives the controller.
+# block_of BDF [NSID]: block device of a namespace (the first), once the kernel drives the controller.
 block_of() {
-    for block_dir in "/sys/bus/pci/devices/$1"/nvme/nvme*/nvme*n* /sys/bus/pci/devices/"$1"/nvme/nvme*/subsystem/nvme*n*; do
-        if [ -b "/dev/${block_dir##*/}" ]; then
+    for block_dir in "/sys/bus/pci/devices/$1"/nvme/nvme*/nvme*n*; do
+        if [ "$(cat "$block_dir/nsid")" = "${2:-1}" ]; then
             echo "/dev/${block_dir##*/}"
             return
         fi
@@ -103,4 +103,35 @@ driver_of() {
 # bytes_from SEED COUNT: repeatable bytes that no drive holds by chance.
 bytes_from() {
     yes "doorbell $1" | head -c "$2"
+}
+
+have() {
+    command -v "$1" >/dev/null 2>&1
+}
+
+# need PROGRAM: whether it is in this guest; its checks are skipped if not.
+need() {
+    have "$1" && return
+    skip "$1" "not built (cargo build --release --workspace --bins --examples)"
+    return 1
+}
+
+# json_number KEY: the first number of that key in JSON on standard input.
+json_number() {
+    sed 's/[,{}]/\n/g' | sed -n "s/^ *\"$1\" *: *\([0-9.eE+-]*\).*/\1/p" | head -n 1
+}
+
+# identify_data BDF OUT: the Identify Controller structure, as bytes.
+identify_data() {
+    passthrough "pcie:$1" --admin --opcode 0x06 --cdw10 1 --read 4096 --output "$2"
+}
+
+# read_blocks BDF NSID LBA COUNT BYTES OUT: one Read command.
+read_blocks() {
+    passthrough "pcie:$1" --opcode 0x02 --nsid "$2" --cdw10 "$3" --cdw12 "$(($4 - 1))" --read "$5" --output "$6"
+}
+
+# write_blocks BDF NSID LBA COUNT IN: one Write command.
+write_blocks() {
+    passthrough "pcie:$1" --opcode 0x01 --nsid "$2" --cdw10 "$3" --cdw12 "$(($4 - 1))" --input "$5" --yes-destroy-data
 }
