@@ -1,3 +1,4 @@
 //! Doorbell.
+pub mod address;
 pub mod device;
 pub mod memory;
