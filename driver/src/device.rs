@@ -6,7 +6,10 @@
 
 #![expect(unsafe_code, reason = "declares the one unsafe method of the seam; calls none")]
 
+mod open;
 pub mod vfio_user;
+
+pub(crate) use self::open::open;
 
 use std::any::Any;
 use std::ops::RangeInclusive;
@@ -139,6 +142,12 @@ pub struct Doorbells {
     /// Keeps the mapping alive.
     pub owner: Arc<dyn Any + Send + Sync>,
 }
+
+// SAFETY: an address and the owner of what lies there, which is itself both; reaching the registers is up to whoever
+// dereferences the pointer.
+unsafe impl Send for Doorbells {}
+// SAFETY: as above.
+unsafe impl Sync for Doorbells {}
 
 /// Controller registers (Base 3.1.4): MMIO on PCIe, messages elsewhere. The third seam.
 pub trait Properties {

@@ -242,6 +242,23 @@ impl Sqe {
         IoCdw12::from_bits(self.cdw12)
     }
 
+    /// The command with another Starting LBA.
+    #[inline]
+    #[must_use]
+    pub const fn with_slba(mut self, slba: u64) -> Sqe {
+        self.cdw10 = low(slba);
+        self.cdw11 = high(slba);
+        self
+    }
+
+    /// The command over `nlb_z + 1` blocks.
+    #[inline]
+    #[must_use]
+    pub const fn with_nlb_z(mut self, nlb_z: u16) -> Sqe {
+        self.cdw12 = self.cdw12 & 0xffff_0000 | nlb_z as u32;
+        self
+    }
+
     /// SLBA: Starting LBA of an I/O command.
     #[inline]
     #[must_use]

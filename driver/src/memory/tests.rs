@@ -557,3 +557,9 @@ mod kernel {
         assert_eq!(device.mapped(), 0);
     }
 }
+
+/// Memory for tests of what lies above.
+pub(crate) fn any_memory() -> Arc<DmaMemory> {
+    let config = MemoryConfig { pages: Some(PageKind::Ordinary), ..MemoryConfig::default() };
+    DmaMemory::new(mock(|_| ()), config).unwrap()
+}

@@ -1,0 +1,384 @@
+//! A controller: bring-up, admin commands, namespaces, queues, shutdown.
+
+mod admin;
+mod bringup;
+mod config;
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use doorbell_spec::admin as commands;
+use doorbell_spec::identify::IdentifyController;
+use doorbell_spec::register;
+
+pub use self::admin::LogPage;
+pub use self::bringup::BringUpError;
+use self::bringup::{Capabilities, Registers};
+pub use self::config::{Config, QueueConfig};
+use crate::address::Address;
+use crate::clock::{Clock, SystemClock};
+use crate::device::{Device, Doorbells, open};
+use crate::error::{AttachError, CommandError, QueueError};
+use crate::memory::{Buffer, DmaMemory, MemoryError};
+use crate::queue::{Io, Queue};
+use crate::transport::CloseError;
+use crate::transport::pcie::{Layout, Pcie};
+
+/// Who creates queues on the device and ends them: what a queue pair needs of its controller.
+pub(crate) trait QueueOwner: Send + Sync {
+    /// Deletes both queues `qid`. After `Ok` the device touches none of their memory.
+    fn delete(&self, qid: u16) -> Result<(), CloseError>;
+}
+
+/// What a controller can carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Bytes of data in one command (MDTS), or `usize::MAX`.
+    pub max_transfer: usize,
+    /// Entries of a queue (CAP.MQES + 1); it holds one command less.
+    pub max_queue_entries: u32,
+    /// I/O queues that can exist at once.
+    pub max_io_queues: u16,
+    /// Memory page size in bytes (CC.MPS).
+    pub page_size: usize,
+}
+
+/// One NVMe controller, enabled and ready. Clones are handles to the same one.
+///
+/// The last handle to go, queues included, shuts it down: queues deleted, CC.SHN, CC.EN=0, then memory and device are
+/// given back. Buffers may outlive it.
+#[derive(Clone)]
+pub struct Controller {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    // Dropped in this order: the admin rings before the memory they lie in, the device last.
+    admin: Mutex<Queue<Pcie>>,
+    identity: Box<IdentifyController>,
+    capabilities: Capabilities,
+    limits: Limits,
+    queue_ids: Mutex<BTreeSet<u16>>,
+    doorbells: Doorbells,
+    memory: Arc<DmaMemory>,
+    device: Arc<dyn Device>,
+    clock: Arc<dyn Clock>,
+    config: Config,
+    /// The controller has been disabled or has gone; nothing is sent to it any more.
+    ended: AtomicBool,
+}
+
+/// A panic elsewhere leaves these locks' data whole: every update is a single call.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Controller {
+    /// Commands in flight on the admin queue at most.
+    const ADMIN_DEPTH: u16 = 31;
+    /// Bytes one admin command carries at most: the largest log page that is worth one command.
+    const ADMIN_TRANSFER: usize = 128 << 10;
+
+    /// Opens the device at `address` and brings its controller up.
+    ///
+    /// # Errors
+    /// [`AttachError`], which says what to do about it.
+    pub fn attach(address: &Address, config: Config) -> Result<Self, AttachError> {
+        let device = open(address, &config)?;
+        Self::attach_device(device, config, Arc::new(SystemClock::new()))
+    }
+
+    /// Brings up the controller of `device`, with time from `clock`.
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    pub fn attach_device(
+        device: Arc<dyn Device>,
+        config: Config,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, AttachError> {
+        let registers = Registers { device: &*device, clock: &*clock };
+        let capabilities = registers.inspect()?;
+        registers.disable(&capabilities)?;
+
+        let memory = DmaMemory::new(device.clone(), config.memory.clone())?;
+        let (doorbells, doorbell_queues) =
+            map_doorbells(&*device, &capabilities, config.io_queues)?;
+        let layout = Layout::plan(
+            0,
+            Self::ADMIN_DEPTH,
+            register::Aqa::MAX_ENTRIES,
+            Self::ADMIN_TRANSFER,
+            capabilities.page_shift,
+            capabilities.cap.dstrd(),
+        );
+        let rings = Pcie::allocate(layout, &memory, &doorbells)?;
+        let (asq, acq) = ((rings.sq_iova(), layout.sq_size), (rings.cq_iova(), layout.cq_size));
+        let mut admin = Queue::new(rings, clock.clone(), config.admin_timeout);
+        if let Err(error) = registers.enable(&capabilities, asq, acq) {
+            // The controller has seen the admin rings: they go only when it is disabled for certain.
+            if registers.disable(&capabilities).is_err() {
+                memory.withdraw();
+            }
+            return Err(error.into());
+        }
+
+        let set_up = admin::set_up(&mut admin, &memory, &capabilities, doorbell_queues, &*device);
+        let (identity, limits) = match set_up {
+            Ok(set_up) => set_up,
+            Err(error) => {
+                if registers.disable(&capabilities).is_err() {
+                    memory.withdraw();
+                }
+                return Err(error);
+            }
+        };
+        admin.limit_transfer(limits.max_transfer);
+        Ok(Self {
+            inner: Arc::new(Inner {
+                admin: Mutex::new(admin),
+                identity,
+                capabilities,
+                limits,
+                queue_ids: Mutex::new((1..=limits.max_io_queues).collect()),
+                doorbells,
+                memory,
+                device,
+                clock,
+                config,
+                ended: AtomicBool::new(false),
+            }),
+        })
+    }
+
+    /// A queue pair of its own for the caller's thread.
+    ///
+    /// # Errors
+    /// [`QueueError`]: no queue identifier is left, no memory, or the controller refuses.
+    pub fn queue(&self, config: QueueConfig) -> Result<Queue<Pcie>, QueueError> {
+        let inner = &self.inner;
+        let Some(qid) = lock(&inner.queue_ids).pop_first() else {
+            return Err(QueueError::NoneLeft {
+                address: self.address().into(),
+                max: inner.limits.max_io_queues,
+            });
+        };
+        self.create_queue(qid, &config).inspect_err(|_| {
+            lock(&inner.queue_ids).insert(qid);
+        })
+    }
+
+    fn create_queue(&self, qid: u16, config: &QueueConfig) -> Result<Queue<Pcie>, QueueError> {
+        let inner = &self.inner;
+        let Capabilities { cap, page_shift, .. } = inner.capabilities;
+        let page = 1usize << page_shift;
+        let max_transfer = config.max_transfer.clamp(page, QueueConfig::MAX_TRANSFER);
+        let layout = Layout::plan(
+            qid,
+            config.depth,
+            inner.limits.max_queue_entries,
+            max_transfer.min(inner.limits.max_transfer) & !(page - 1),
+            page_shift,
+            cap.dstrd(),
+        );
+        let mut rings = Pcie::allocate(layout, &inner.memory, &inner.doorbells)?;
+        let refused = |what| {
+            let address = self.address().to_owned();
+            move |source| QueueError::Refused { address, what, qid, source }
+        };
+        let size_z = |entries: u32| (entries - 1) as u16;
+        // INIT-13: the completion queue first; deleted again if the submission queue fails.
+        let create =
+            commands::create_io_cq(qid, size_z(layout.cq_size), None).with_prp(rings.cq_iova(), 0);
+        inner.internal(create).map_err(refused("create the completion queue"))?;
+        let create = commands::create_io_sq(qid, size_z(layout.sq_size), qid, 0)
+            .with_prp(rings.sq_iova(), 0);
+        if let Err(error) = inner.internal(create) {
+            if inner.internal(commands::delete_io_cq(qid)).is_err() {
+                inner.end("could not delete a completion queue");
+            }
+            return Err(refused("create the submission queue")(error));
+        }
+        rings.owned_by(inner.clone());
+        Ok(Queue::new(rings, inner.clock.clone(), config.timeout))
+    }
+
+    /// Address that opens this controller again.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.inner.device.info().address
+    }
+
+    /// What the controller says of itself.
+    #[must_use]
+    pub fn identify(&self) -> &IdentifyController {
+        &self.inner.identity
+    }
+
+    /// Version of the specification that the controller implements.
+    #[must_use]
+    pub fn version(&self) -> register::Vs {
+        self.inner.capabilities.vs
+    }
+
+    /// CAP, as read at bring-up.
+    #[must_use]
+    pub fn capabilities(&self) -> register::Cap {
+        self.inner.capabilities.cap
+    }
+
+    /// What the controller can carry.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.inner.limits
+    }
+
+    /// The device below.
+    #[must_use]
+    pub fn device(&self) -> &Arc<dyn Device> {
+        &self.inner.device
+    }
+
+    /// Where this controller's buffers come from.
+    #[must_use]
+    pub fn memory(&self) -> &Arc<DmaMemory> {
+        &self.inner.memory
+    }
+
+    /// A buffer of `len` bytes that the device can reach.
+    ///
+    /// # Errors
+    /// [`MemoryError`].
+    pub fn buffer(&self, len: usize) -> Result<Buffer, MemoryError> {
+        self.inner.memory.allocate(len)
+    }
+
+    /// Shuts the controller down, and says how that went.
+    ///
+    /// # Errors
+    /// [`ShutdownError::InUse`] while other handles or queues exist: it goes on, and the last of them shuts it down.
+    pub fn shutdown(self) -> Result<(), ShutdownError> {
+        match Arc::try_unwrap(self.inner) {
+            Ok(inner) => inner.shut_down(),
+            Err(inner) => {
+                Err(ShutdownError::InUse { address: inner.device.info().address.clone() })
+            }
+        }
+    }
+}
+
+/// Why [`Controller::shutdown`] did not go as it should.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ShutdownError {
+    /// Others still use the controller.
+    #[error("{address}: other handles or queues of this controller exist; drop them first")]
+    InUse {
+        /// Address as the user gave it.
+        address: String,
+    },
+    /// The controller did not obey. It has been reset, or its memory is kept for good.
+    #[error(transparent)]
+    Failed(#[from] BringUpError),
+}
+
+/// Maps the doorbells of as many I/O queues as BAR0 has room for (REG-1), `wanted` at most.
+fn map_doorbells(
+    device: &dyn Device,
+    capabilities: &Capabilities,
+    wanted: u16,
+) -> Result<(Doorbells, u16), AttachError> {
+    let dstrd = capabilities.cap.dstrd();
+    let bar_len = device.info().bar_len;
+    let fits = |queues: u16| register::bar_size(queues, dstrd) <= bar_len;
+    if !fits(0) {
+        return Err(AttachError::BarTooShort {
+            address: device.info().address.clone(),
+            len: bar_len,
+            dstrd,
+        });
+    }
+    // Bisection: the largest number that fits.
+    let (mut low, mut high) = (0, wanted);
+    while low < high {
+        let middle = low + (high - low).div_ceil(2);
+        if fits(middle) { low = middle } else { high = middle - 1 }
+    }
+    let len = register::bar_size(low, dstrd) - register::offset::DOORBELLS;
+    Ok((device.doorbells(len)?, low))
+}
+
+impl Inner {
+    /// RTD3E is in microseconds; 0 says nothing.
+    fn shutdown_wait(&self) -> Duration {
+        let reported = Duration::from_micros(u64::from(self.identity.rtd3e.get()));
+        reported.clamp(Duration::from_secs(5), Duration::from_secs(60))
+    }
+
+    fn registers(&self) -> Registers<'_> {
+        Registers { device: &*self.device, clock: &*self.clock }
+    }
+
+    /// One of the driver's own admin commands, without data that the queue would have to own.
+    fn internal(&self, command: doorbell_spec::command::Sqe) -> Result<u64, CommandError> {
+        lock(&self.admin).run(Io::internal(command)).map(|done| done.result)
+    }
+
+    /// Disables the controller because something that memory safety rests on went wrong.
+    fn end(&self, _why: &str) -> bool {
+        if self.ended.swap(true, Ordering::SeqCst) {
+            return true;
+        }
+        let disabled =
+            self.registers().disable(&self.capabilities).is_ok() || self.device.reset().is_ok();
+        if !disabled {
+            self.memory.withdraw();
+        }
+        disabled
+    }
+
+    fn shut_down(&self) -> Result<(), ShutdownError> {
+        if self.ended.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        let registers = self.registers();
+        let shut_down = registers.shut_down(self.shutdown_wait());
+        // EN=0 whatever came of it: some controllers never report the end of a shutdown.
+        let disabled = registers.disable(&self.capabilities);
+        if disabled.is_err() && self.device.reset().is_err() {
+            self.memory.withdraw();
+        }
+        shut_down?;
+        Ok(disabled?)
+    }
+}
+
+impl QueueOwner for Inner {
+    fn delete(&self, qid: u16) -> Result<(), CloseError> {
+        if self.ended.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        // CQ-11: submission queue first. What it had in flight completes or is aborted before this does.
+        let deleted = self
+            .internal(commands::delete_io_sq(qid))
+            .and_then(|_| self.internal(commands::delete_io_cq(qid)));
+        match deleted {
+            Ok(_) => {
+                lock(&self.queue_ids).insert(qid);
+                Ok(())
+            }
+            Err(_) if self.end("could not delete a queue") => Ok(()),
+            Err(error) => Err(CloseError { queue: qid, what: error.to_string() }),
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Nobody is left to tell; memory has been withdrawn where the device could not be stopped.
+        let _ended = self.shut_down();
+    }
+}

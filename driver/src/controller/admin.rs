@@ -1,0 +1,296 @@
+//! Admin commands: what attaching needs, Identify, log pages, features, and passthrough.
+
+use std::sync::Arc;
+
+use doorbell_spec::admin::{self as commands, AdminOpcode, LogRequest};
+use doorbell_spec::command::Sqe;
+use doorbell_spec::feature::{Fid, Select};
+use doorbell_spec::identify::{
+    Cns, Csi, IdentifyController, IdentifyNamespace, NamespaceDescriptorList, NamespaceList,
+};
+use doorbell_spec::log::Lid;
+use doorbell_spec::register::Vs;
+use doorbell_spec::status::Status;
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
+
+use super::bringup::Capabilities;
+use super::{Controller, Limits, lock};
+use crate::device::Device;
+use crate::error::{AttachError, CommandError};
+use crate::memory::{Buffer, DmaMemory};
+use crate::namespace::{Namespace, NamespaceError};
+use crate::queue::{Done, Invalid, Io, Queue, Reason, Rejected};
+use crate::transport::pcie::Pcie;
+
+/// A log page as a type: its identifier and its layout.
+pub trait LogPage: FromBytes {
+    /// Log Page Identifier.
+    const LID: Lid;
+}
+
+impl LogPage for doorbell_spec::log::SmartLog {
+    const LID: Lid = Lid::SMART;
+}
+impl LogPage for doorbell_spec::log::FirmwareSlotLog {
+    const LID: Lid = Lid::FIRMWARE_SLOT;
+}
+impl LogPage for doorbell_spec::log::ChangedNamespaceList {
+    const LID: Lid = Lid::CHANGED_NAMESPACES;
+}
+impl LogPage for doorbell_spec::log::CommandEffectsLog {
+    const LID: Lid = Lid::COMMAND_EFFECTS;
+}
+impl LogPage for doorbell_spec::log::SupportedLogPages {
+    const LID: Lid = Lid::SUPPORTED_LOG_PAGES;
+}
+impl LogPage for doorbell_spec::log::ErrorLogEntry {
+    const LID: Lid = Lid::ERROR_INFORMATION;
+}
+
+/// Runs `command`, which returns data, and copies them out of the buffer once.
+fn fetch<T: FromBytes>(
+    queue: &mut Queue<Pcie>,
+    memory: &Arc<DmaMemory>,
+    command: Sqe,
+) -> Result<Box<T>, CommandError> {
+    let mut buffer = memory.allocate(size_of::<T>()).map_err(CommandError::Memory)?;
+    // A controller that returns less must not show what the buffer held before (PIT-59).
+    buffer.fill(0);
+    let done = queue.run(Io::raw(command, Some(buffer)))?;
+    let data = done.buffer.as_deref().unwrap_or_default();
+    // The copy is what is parsed: the page may change under us (PIT-27).
+    T::read_from_prefix(data)
+        .map(|(value, _)| Box::new(value))
+        .map_err(|_| CommandError::Short { expected: size_of::<T>(), got: data.len() })
+}
+
+/// INIT-11, INIT-12: Identify Controller and the number of queues, on an admin queue that works.
+pub(super) fn set_up(
+    admin: &mut Queue<Pcie>,
+    memory: &Arc<DmaMemory>,
+    capabilities: &Capabilities,
+    doorbell_queues: u16,
+    device: &dyn Device,
+) -> Result<(Box<IdentifyController>, Limits), AttachError> {
+    let address = || device.info().address.clone();
+    let command = |what| move |source| AttachError::Command { address: address(), what, source };
+    let identify = commands::identify(Cns::CONTROLLER, 0, 0, Csi::NVM);
+    let identity: Box<IdentifyController> =
+        fetch(admin, memory, identify).map_err(command("Identify Controller"))?;
+    let (sqes, cqes) = (identity.sqes(), identity.cqes());
+    if sqes.0 > 6 || sqes.1 < 6 || cqes.0 > 4 || cqes.1 < 4 {
+        let what = format!(
+            "queue entries of 64 and 16 bytes are outside what the controller takes (SQES {sqes:?}, CQES {cqes:?})"
+        );
+        return Err(AttachError::Unusable { address: address(), what });
+    }
+    let max_transfer = identity
+        .max_transfer(capabilities.cap.mpsmin())
+        .map_or(usize::MAX, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+    let max_io_queues = match doorbell_queues {
+        0 => 0,
+        wanted => {
+            number_of_queues(admin, wanted).map_err(command("Set Features, Number of Queues"))?
+        }
+    };
+    let limits = Limits {
+        max_transfer,
+        max_queue_entries: capabilities.max_entries(),
+        max_io_queues,
+        page_size: 1 << capabilities.page_shift,
+    };
+    Ok((identity, limits))
+}
+
+/// INIT-12: asks for `wanted` (not 0) queues of each kind; returns how many there are.
+fn number_of_queues(admin: &mut Queue<Pcie>, wanted: u16) -> Result<u16, CommandError> {
+    let wanted_z = u32::from(wanted.min(u16::MAX - 1) - 1);
+    let command =
+        commands::set_features(Fid::NUMBER_OF_QUEUES, 0, wanted_z | wanted_z << 16, false);
+    match admin.run(Io::raw(command, None)) {
+        Ok(done) => {
+            let granted = (done.result as u16).min((done.result >> 16) as u16);
+            // Never more than asked for; FFFFh would wrap to none (PIT-51).
+            Ok(granted.saturating_add(1).min(wanted))
+        }
+        // A controller that has no I/O queues to give is still good for admin commands.
+        Err(CommandError::Status { .. }) => Ok(0),
+        Err(error) => Err(error),
+    }
+}
+
+impl Controller {
+    /// Sends any admin command and waits for it: passthrough.
+    ///
+    /// The data are all of `buffer`, which comes back with the completion or with the error. Commands that would
+    /// change what the driver's memory safety rests on (queue creation and deletion, Doorbell Buffer Config, the Host
+    /// Memory Buffer) are refused, and so is Asynchronous Event Request, which does not end.
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub fn admin(&self, command: Sqe, buffer: Option<Buffer>) -> Result<Done, CommandError> {
+        let io = Io::raw(command, buffer);
+        if let Some(what) = reserved(&command) {
+            return Err(Rejected { reason: Reason::Invalid(Invalid::Reserved { what }), io }.into());
+        }
+        lock(&self.inner.admin).run(io)
+    }
+
+    fn fetch<T: FromBytes>(&self, command: Sqe) -> Result<Box<T>, CommandError> {
+        fetch(&mut lock(&self.inner.admin), &self.inner.memory, command)
+    }
+
+    /// Identify Namespace (CNS 00h) of `nsid`, as the controller tells it now.
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub fn identify_namespace(&self, nsid: u32) -> Result<Box<IdentifyNamespace>, CommandError> {
+        self.fetch(commands::identify(Cns::NAMESPACE, nsid, 0, Csi::NVM))
+    }
+
+    /// Namespace Identification Descriptor list (CNS 03h) of `nsid`.
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub fn identify_descriptors(
+        &self,
+        nsid: u32,
+    ) -> Result<Box<NamespaceDescriptorList>, CommandError> {
+        self.fetch(commands::identify(Cns::NAMESPACE_DESCRIPTORS, nsid, 0, Csi::NVM))
+    }
+
+    /// Identifiers of the active namespaces, ascending.
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub fn namespace_ids(&self) -> Result<Vec<u32>, CommandError> {
+        /// Namespaces listed at most: more than any controller has, fewer than a hostile one can make up.
+        const MOST: usize = 1 << 16;
+        if self.version() < Vs::V1_1 {
+            // No list before 1.1: all up to NN, which is small there.
+            return Ok((1..=self.identify().nn.get().min(1024)).collect());
+        }
+        let mut ids: Vec<u32> = Vec::new();
+        while ids.len() < MOST {
+            let last = ids.last().copied().unwrap_or(0);
+            let list: Box<NamespaceList> =
+                self.fetch(commands::identify(Cns::ACTIVE_NAMESPACES, last, 0, Csi::NVM))?;
+            let before = ids.len();
+            ids.extend(list.after(last));
+            if ids.len() - before < NamespaceList::CAPACITY {
+                break;
+            }
+        }
+        Ok(ids)
+    }
+
+    /// The namespace `nsid`, ready for I/O.
+    ///
+    /// # Errors
+    /// [`NamespaceError`]: it does not exist, or this driver cannot do I/O on its format.
+    pub fn namespace(&self, nsid: u32) -> Result<Namespace, NamespaceError> {
+        let identify = self.identify_namespace(nsid).map_err(|source| NamespaceError::Command {
+            address: self.address().into(),
+            nsid,
+            source,
+        })?;
+        Namespace::new(self.clone(), nsid, identify)
+    }
+
+    /// All namespaces that I/O can be done on.
+    ///
+    /// # Errors
+    /// [`NamespaceError`] of the list. A single namespace that cannot be used is left out; ask for it by
+    /// [`namespace`](Self::namespace) to learn why.
+    pub fn namespaces(&self) -> Result<Vec<Namespace>, NamespaceError> {
+        let ids = self.namespace_ids().map_err(|source| NamespaceError::Command {
+            address: self.address().into(),
+            nsid: 0,
+            source,
+        })?;
+        Ok(ids.into_iter().filter_map(|nsid| self.namespace(nsid).ok()).collect())
+    }
+
+    /// The log page `T` of the controller, from its start. Does not clear events that point to it.
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub fn log_page<T: LogPage>(&self) -> Result<Box<T>, CommandError> {
+        let dwords_z = (size_of::<T>() / 4 - 1) as u32;
+        let request = LogRequest { rae: true, ..LogRequest::new(T::LID, dwords_z) };
+        self.fetch(commands::get_log_page(request))
+    }
+
+    /// The error log, newest entry first, without the entries that were never used.
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub fn error_log(&self) -> Result<Vec<doorbell_spec::log::ErrorLogEntry>, CommandError> {
+        type Entry = doorbell_spec::log::ErrorLogEntry;
+        let count = usize::from(self.identify().elpe_z) + 1;
+        let mut entries = vec![Entry::new_zeroed(); count];
+        let bytes = entries.as_mut_bytes();
+        let mut buffer = self.buffer(bytes.len()).map_err(CommandError::Memory)?;
+        buffer.fill(0);
+        let dwords_z = (bytes.len() / 4 - 1) as u32;
+        let request = LogRequest { rae: true, ..LogRequest::new(Lid::ERROR_INFORMATION, dwords_z) };
+        let done = self.admin(commands::get_log_page(request), Some(buffer))?;
+        if let Some(data) = done.buffer.as_deref().and_then(|data| data.get(..bytes.len())) {
+            bytes.copy_from_slice(data);
+        }
+        entries.retain(|entry| entry.ecnt.get() != 0);
+        Ok(entries)
+    }
+
+    /// The current value of a feature: dword 0 of the completion.
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub fn feature(&self, fid: Fid, nsid: u32, cdw11: u32) -> Result<u32, CommandError> {
+        let command = commands::get_features(fid, nsid, Select::CURRENT, cdw11);
+        self.admin(command, None).map(|done| done.result as u32)
+    }
+
+    /// Sets a feature that is one dword, until the next reset. Returns dword 0 of the completion.
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub fn set_feature(&self, fid: Fid, nsid: u32, value: u32) -> Result<u32, CommandError> {
+        let command = commands::set_features(fid, nsid, value, false);
+        self.admin(command, None).map(|done| done.result as u32)
+    }
+
+    /// Asks the controller to abort command `cid` of queue `sqid`. True if it says that it did.
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub fn abort(&self, sqid: u16, cid: u16) -> Result<bool, CommandError> {
+        match self.admin(commands::abort(sqid, cid), None) {
+            Ok(done) => Ok(done.result & 1 == 0),
+            Err(error)
+                if error.status().is_some_and(|status| status.is(Status::ABORT_LIMIT_EXCEEDED)) =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// What of `command` is the driver's own business, if anything.
+fn reserved(command: &Sqe) -> Option<&'static str> {
+    match AdminOpcode(command.opcode()) {
+        AdminOpcode::DELETE_IO_SQ | AdminOpcode::CREATE_IO_SQ => {
+            Some("submission queue management")
+        }
+        AdminOpcode::DELETE_IO_CQ | AdminOpcode::CREATE_IO_CQ => {
+            Some("completion queue management")
+        }
+        AdminOpcode::DOORBELL_BUFFER_CONFIG => Some("Doorbell Buffer Config"),
+        AdminOpcode::ASYNC_EVENT_REQUEST => Some("Asynchronous Event Request"),
+        AdminOpcode::SET_FEATURES if command.cdw10 as u8 == Fid::HOST_MEMORY_BUFFER.0 => {
+            Some("the Host Memory Buffer")
+        }
+        _ => None,
+    }
+}

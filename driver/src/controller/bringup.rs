@@ -1,0 +1,295 @@
+//! Bring-up and shutdown of a controller (NVM Express Base 2.1, 3.5 "Controller Initialization", 3.6 "Shutdown
+//! Processing"), read top to bottom like the document. Works on [`Properties`], so that every transport shares it.
+
+use std::time::Duration;
+
+use doorbell_spec::register::{Aqa, Cap, Cc, Crto, Csts, Vs, offset};
+
+use crate::clock::{Clock, Deadline};
+use crate::device::{Device, DeviceError, Properties, Width};
+
+/// Why a controller could not be brought up or shut down.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BringUpError {
+    /// The registers read as all ones: nothing is there.
+    #[error("{address}: registers read as all ones: the device is absent, asleep or removed")]
+    Absent {
+        /// Address as the user gave it.
+        address: String,
+    },
+    /// The controller cannot be driven by this driver.
+    #[error("{address}: {what}")]
+    Unsupported {
+        /// Address as the user gave it.
+        address: String,
+        /// What it reports, and what would be needed.
+        what: String,
+    },
+    /// The controller did not become ready, idle or shut down in the time it asks for.
+    #[error(
+        "{address}: {what} did not happen within {after:?} (CSTS {csts:#010x}); power-cycle the drive if a reset does not help"
+    )]
+    TimedOut {
+        /// Address as the user gave it.
+        address: String,
+        /// What was waited for.
+        what: &'static str,
+        /// The deadline.
+        after: Duration,
+        /// CSTS when it passed.
+        csts: u32,
+    },
+    /// The controller reports a fatal status.
+    #[error(
+        "{address}: the controller reports a fatal error (CSTS.CFS) {when}; reset or power-cycle the drive"
+    )]
+    Fatal {
+        /// Address as the user gave it.
+        address: String,
+        /// During which step.
+        when: &'static str,
+    },
+    /// The registers could not be reached.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+}
+
+/// What the registers say of a controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Capabilities {
+    pub(crate) cap: Cap,
+    pub(crate) vs: Vs,
+    /// log2 of the memory page size that the driver uses, CC.MPS + 12.
+    pub(crate) page_shift: u32,
+}
+
+impl Capabilities {
+    /// Entries that a queue may have.
+    pub(crate) fn max_entries(&self) -> u32 {
+        u32::from(self.cap.mqes_z()) + 1
+    }
+
+    /// The wait that CAP.TO asks for, at least `FLOOR`.
+    fn timeout(&self) -> Duration {
+        STEP * u32::from(self.cap.to().max(1))
+    }
+}
+
+/// Unit of CAP.TO and CRTO.
+const STEP: Duration = Duration::from_millis(500);
+/// Between two looks at CSTS.
+const LOOK: Duration = Duration::from_millis(1);
+/// Some controllers miss EN=1 right after RDY=0 (INIT-5).
+const BEFORE_ENABLE: Duration = Duration::from_micros(100);
+/// Times a controller that reports CFS is reset before it is given up (PIT-13).
+const RESETS: u32 = 1;
+
+/// The registers of a controller being brought up.
+pub(crate) struct Registers<'a> {
+    pub(crate) device: &'a dyn Device,
+    pub(crate) clock: &'a dyn Clock,
+}
+
+impl Registers<'_> {
+    fn address(&self) -> String {
+        self.device.info().address.clone()
+    }
+
+    fn read32(&self, offset: u64) -> Result<u32, BringUpError> {
+        Ok(self.properties().read(offset, Width::Dword)? as u32)
+    }
+
+    fn read64(&self, offset: u64) -> Result<u64, BringUpError> {
+        Ok(self.properties().read(offset, Width::Qword)?)
+    }
+
+    fn write32(&self, offset: u64, value: u32) -> Result<(), BringUpError> {
+        Ok(self.properties().write(offset, Width::Dword, value.into())?)
+    }
+
+    fn write64(&self, offset: u64, value: u64) -> Result<(), BringUpError> {
+        Ok(self.properties().write(offset, Width::Qword, value)?)
+    }
+
+    fn properties(&self) -> &dyn Properties {
+        self.device
+    }
+
+    /// CSTS, of a controller that is there. The one place that judges all-ones (INIT-9, RST-7).
+    pub(crate) fn status(&self) -> Result<Csts, BringUpError> {
+        let csts = Csts::from(self.read32(offset::CSTS)?);
+        if csts.is_absent() {
+            Err(BringUpError::Absent { address: self.address() })
+        } else {
+            Ok(csts)
+        }
+    }
+
+    fn configuration(&self) -> Result<Cc, BringUpError> {
+        self.status()?;
+        Ok(Cc::from(self.read32(offset::CC)?))
+    }
+
+    fn unsupported(&self, what: String) -> BringUpError {
+        BringUpError::Unsupported { address: self.address(), what }
+    }
+
+    /// Waits until `is` holds of CSTS.
+    fn wait(
+        &self,
+        what: &'static str,
+        longest: Duration,
+        fatal_ends_it: bool,
+        is: impl Fn(Csts) -> bool,
+    ) -> Result<(), BringUpError> {
+        let deadline = Deadline::after(self.clock, longest);
+        let mut round = 0;
+        loop {
+            // Judged before the status: whoever waits too long for its turn to look has still looked once more.
+            let late = deadline.passed(self.clock);
+            let csts = self.status()?;
+            if is(csts) {
+                return Ok(());
+            }
+            if fatal_ends_it && csts.cfs() {
+                return Err(BringUpError::Fatal { address: self.address(), when: what });
+            }
+            if late {
+                let csts = u32::from(csts);
+                return Err(BringUpError::TimedOut {
+                    address: self.address(),
+                    what,
+                    after: longest,
+                    csts,
+                });
+            }
+            self.clock.pause(round, LOOK);
+            round += 1;
+        }
+    }
+
+    /// INIT-1, INIT-2: is there a controller, and can it be driven?
+    pub(crate) fn inspect(&self) -> Result<Capabilities, BringUpError> {
+        self.status()?;
+        let cap = Cap::from(self.read64(offset::CAP)?);
+        let vs = Vs::from(self.read32(offset::VS)?);
+        if u64::from(cap) == u64::MAX {
+            return Err(BringUpError::Absent { address: self.address() });
+        }
+        if cap.mqes_z() == 0 {
+            return Err(
+                self.unsupported("CAP.MQES is 0: a queue of one entry holds no command".into())
+            );
+        }
+        if cap.mpsmax() < cap.mpsmin() {
+            let (min, max) = (cap.mpsmin(), cap.mpsmax());
+            return Err(self.unsupported(format!("CAP.MPSMAX ({max}) is below CAP.MPSMIN ({min})")));
+        }
+        let page_shift = 12 + u32::from(cap.mpsmin());
+        if page_shift > 16 {
+            let size = 1u64 << page_shift;
+            return Err(self.unsupported(format!(
+                "memory pages of {size} bytes; this driver has up to 64 KiB"
+            )));
+        }
+        Ok(Capabilities { cap, vs, page_shift })
+    }
+
+    /// INIT-3, INIT-4: from whatever state it was left in to disabled. One function level reset if it does not obey.
+    pub(crate) fn disable(&self, capabilities: &Capabilities) -> Result<(), BringUpError> {
+        match self.disable_once(capabilities) {
+            Err(BringUpError::TimedOut { .. } | BringUpError::Fatal { .. })
+                if self.device.info().resettable =>
+            {
+                self.device.reset()?;
+                self.disable_once(capabilities)
+            }
+            other => other,
+        }
+    }
+
+    fn disable_once(&self, capabilities: &Capabilities) -> Result<(), BringUpError> {
+        let longest = capabilities.timeout();
+        let cc = self.configuration()?;
+        if cc.en() {
+            let csts = self.status()?;
+            if !csts.rdy() && !csts.cfs() {
+                // Clearing EN while an earlier 0 to 1 transition is under way is undefined.
+                let _best_effort =
+                    self.wait("CSTS.RDY=1 of an enable under way", longest, true, |csts| {
+                        csts.rdy()
+                    });
+            }
+            // SHN stays 0: a shutdown notification would let it finish commands into memory that is not ours.
+            self.write32(offset::CC, cc.with_en(false).with_shn(Cc::SHN_NONE).into())?;
+        }
+        self.wait("CSTS.RDY=0 after CC.EN=0", longest, false, |csts| !csts.rdy())
+    }
+
+    /// INIT-5 to INIT-10: enables the controller over admin rings of the given sizes, which hold zeros.
+    pub(crate) fn enable(
+        &self,
+        capabilities: &Capabilities,
+        asq: (u64, u32),
+        acq: (u64, u32),
+    ) -> Result<(), BringUpError> {
+        self.clock.pause(u32::MAX, BEFORE_ENABLE);
+        if self.status()?.rdy() {
+            let what = "CSTS.RDY=0 with CC.EN=0";
+            let csts = self.read32(offset::CSTS)?;
+            return Err(BringUpError::TimedOut {
+                address: self.address(),
+                what,
+                after: BEFORE_ENABLE,
+                csts,
+            });
+        }
+        let size_z = |entries: u32| (entries - 1) as u16;
+        let aqa = Aqa::new().with_asqs_z(size_z(asq.1)).with_acqs_z(size_z(acq.1));
+        self.write32(offset::AQA, aqa.into())?;
+        self.write64(offset::ASQ, asq.0)?;
+        self.write64(offset::ACQ, acq.0)?;
+
+        let all_command_sets = capabilities.cap.css() & Cap::CSS_IOCS != 0;
+        let cc = Cc::new()
+            .with_css(if all_command_sets { Cc::CSS_ALL } else { Cc::CSS_NVM })
+            .with_mps((capabilities.page_shift - 12) as u8)
+            .with_ams(Cc::AMS_ROUND_ROBIN)
+            .with_shn(Cc::SHN_NONE)
+            .with_iosqes(Cc::IOSQES_64)
+            .with_iocqes(Cc::IOCQES_16);
+        self.write32(offset::CC, cc.into())?;
+        // The wait may depend on what CC selects: read CAP again.
+        let cap = Cap::from(self.read64(offset::CAP)?);
+        let mut longest = STEP * u32::from(cap.to().max(1));
+        if cap.crwms() {
+            let crto = Crto::from(self.read32(offset::CRTO)?);
+            longest = longest.max(STEP * u32::from(crto.crwmt()));
+        }
+        let mut resets = 0;
+        loop {
+            self.write32(offset::CC, cc.with_en(true).into())?;
+            match self.wait("CSTS.RDY=1 after CC.EN=1", longest, true, |csts| csts.rdy()) {
+                Err(BringUpError::Fatal { .. }) if resets < RESETS => {
+                    resets += 1;
+                    self.write32(offset::CC, cc.into())?;
+                    self.wait("CSTS.RDY=0 after CC.EN=0", longest, false, |csts| !csts.rdy())?;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// RST-5: normal shutdown, within `longest`. The queues have been deleted.
+    pub(crate) fn shut_down(&self, longest: Duration) -> Result<(), BringUpError> {
+        let cc = self.configuration()?;
+        if !cc.en() {
+            return Ok(());
+        }
+        self.write32(offset::CC, cc.with_shn(Cc::SHN_NORMAL).into())?;
+        self.wait("CSTS.SHST=complete after CC.SHN", longest, true, |csts| {
+            csts.shst() == Csts::SHST_COMPLETE
+        })
+    }
+}

@@ -1,0 +1,60 @@
+//! How controllers and queues are set up.
+
+use std::time::Duration;
+
+use crate::memory::MemoryConfig;
+
+/// How a controller is attached.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Config {
+    /// I/O queues to ask the controller for; it may grant fewer. Default 64.
+    pub io_queues: u16,
+    /// How long an admin command may take. Default 60 s.
+    pub admin_timeout: Duration,
+    /// How long one exchange with a vfio-user server may take. Default 5 s.
+    pub exchange_timeout: Duration,
+    /// Where DMA memory comes from.
+    pub memory: MemoryConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            io_queues: 64,
+            admin_timeout: Duration::from_secs(60),
+            exchange_timeout: Duration::from_secs(5),
+            memory: MemoryConfig::default(),
+        }
+    }
+}
+
+/// How a queue is laid out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct QueueConfig {
+    /// Commands in flight at most, 1 to 65,534; fewer if the controller's queues are shorter. Default 128.
+    pub depth: u16,
+    /// Bytes one command carries at most, 4 KiB to 32 MiB; less if the controller says so. Longer reads and writes are
+    /// divided. Costs 8 bytes of memory for each 4 KiB and slot. Default 128 KiB.
+    pub max_transfer: usize,
+    /// How long [`Queue::run`](crate::Queue::run) waits. Default 30 s.
+    pub timeout: Duration,
+}
+
+impl QueueConfig {
+    /// Largest [`max_transfer`](Self::max_transfer).
+    pub const MAX_TRANSFER: usize = 32 << 20;
+
+    /// The default with another depth.
+    #[must_use]
+    pub fn with_depth(depth: u16) -> Self {
+        Self { depth, ..Self::default() }
+    }
+}
+
+impl Default for QueueConfig {
+    fn default() -> Self {
+        Self { depth: 128, max_transfer: 128 << 10, timeout: Duration::from_secs(30) }
+    }
+}

@@ -1,0 +1,19 @@
+//! From an address to an open device.
+
+use std::sync::Arc;
+
+use super::Device;
+use super::vfio_user::VfioUser;
+use crate::address::Address;
+use crate::controller::Config;
+use crate::error::AttachError;
+
+/// Opens the device at `address`.
+pub(crate) fn open(address: &Address, config: &Config) -> Result<Arc<dyn Device>, AttachError> {
+    match address {
+        Address::VfioUser(path) => Ok(Arc::new(VfioUser::open(path, config.exchange_timeout)?)),
+        Address::Pcie(_) | Address::Embedded(_) => {
+            Err(AttachError::NotBuilt { address: address.to_string(), feature: "embedded" })
+        }
+    }
+}

@@ -1,0 +1,521 @@
+//! A queue: command slots, the buffers in flight, and the way in and out.
+//!
+//! Owned by one thread at a time (`Send`, not `Sync`), so the I/O path needs no lock and no atomic. A command's buffer
+//! belongs to its slot from [`Queue::stage`] to its completion; nothing the caller drops frees memory that the device
+//! may still reach.
+
+mod io;
+mod operations;
+mod shared;
+mod slots;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use self::io::{Done, Invalid, Io, Reason, Rejected};
+pub(crate) use self::io::{Extent, Shape};
+use self::operations::Operations;
+pub use self::shared::{Pending, SharedQueue};
+use self::slots::{Holder, Slots, Taken};
+use crate::clock::{Clock, Deadline};
+use crate::error::CommandError;
+use crate::transport::pcie::{Pcie, prp};
+use crate::transport::{Completion, Data, Transport, Violation};
+
+/// What a queue has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Commands sent to the device; a divided operation counts each of its parts.
+    pub commands: u64,
+    /// Completions taken from the device.
+    pub completions: u64,
+    /// Calls of [`Queue::poll`], and of [`Queue::reap`] that found nothing.
+    pub polls: u64,
+    /// Those that found nothing.
+    pub empty_polls: u64,
+    /// Doorbells written, of both kinds.
+    pub doorbells: u64,
+    /// Operations that took more than one command.
+    pub divided: u64,
+    /// Completions for commands that had completed before, or of an older generation; dropped.
+    pub strays: u64,
+}
+
+/// What a staged command is known by inside the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ticket {
+    Command(u16),
+    Operation(u16),
+}
+
+/// One submission and completion queue pair.
+///
+/// # Stage, ring, poll
+/// [`stage`](Queue::stage) writes a command into the ring, [`ring`](Queue::ring) tells the device of all that were
+/// staged, [`poll`](Queue::poll) hands out what has completed. [`run`](Queue::run) does all three for one command.
+///
+/// # Dropping
+/// Deletes the queue on the device first; buffers in flight return to their pool after that.
+pub struct Queue<T: Transport = Pcie> {
+    transport: T,
+    slots: Slots,
+    max_transfer: usize,
+    /// Something other than completions asks for the poller: completions kept back, operations waiting, a failure.
+    attention: bool,
+    commands: u64,
+    completions: u64,
+    polls: u64,
+    empty_polls: u64,
+    operations: Operations,
+    /// Completions that arrived while [`Queue::run`] waited for another.
+    kept: VecDeque<Done>,
+    failure: Option<Violation>,
+    divided: u64,
+    strays: u64,
+    clock: Arc<dyn Clock>,
+    timeout: Duration,
+}
+
+impl<T: Transport> Queue<T> {
+    /// Operations of several commands that can be under way at once.
+    const OPERATIONS: u16 = 64;
+
+    pub(crate) fn new(transport: T, clock: Arc<dyn Clock>, timeout: Duration) -> Self {
+        let limits = transport.limits();
+        let operations = limits.depth.min(Self::OPERATIONS);
+        Self {
+            slots: Slots::new(limits.depth),
+            max_transfer: limits.max_transfer,
+            attention: false,
+            commands: 0,
+            completions: 0,
+            polls: 0,
+            empty_polls: 0,
+            operations: Operations::new(operations, limits.max_transfer),
+            kept: VecDeque::new(),
+            failure: None,
+            divided: 0,
+            strays: 0,
+            clock,
+            timeout,
+            transport,
+        }
+    }
+
+    /// Stages a command: it is in the ring, and the device learns of it with the next [`ring`](Queue::ring).
+    ///
+    /// Data longer than one command can carry, or across a boundary that the namespace names, go out as several
+    /// commands with one completion.
+    ///
+    /// # Errors
+    /// [`Rejected`] gives command and buffer back: the queue is full, or the command cannot be sent at all.
+    #[inline(always)]
+    pub fn stage(&mut self, io: Io) -> Result<(), Rejected> {
+        self.enter(io).map(|_| ())
+    }
+
+    #[inline(always)]
+    fn enter(&mut self, io: Io) -> Result<Ticket, Rejected> {
+        let data = io.buffer.as_ref().map(|buffer| Data {
+            iova: buffer.iova(),
+            len: buffer.len(),
+            guarded: false,
+        });
+        let fits = data.is_none_or(|data| data.len <= self.max_transfer);
+        let whole = match io.shape {
+            Shape::Whole => fits,
+            Shape::Blocks(extent) => fits && extent.fits_one(),
+            Shape::Raw | Shape::Invalid(_) => false,
+        };
+        if !whole {
+            return self.enter_slowly(io);
+        }
+        let Some((slot, cid)) = self.slots.peek() else { return Err(self.full(io)) };
+        if self.transport.stage(slot, cid, io.command, data).is_err() {
+            return Err(self.full(io));
+        }
+        self.slots.fill(slot, io.buffer, io.tag, Holder::Caller);
+        self.commands += 1;
+        Ok(Ticket::Command(cid))
+    }
+
+    #[cold]
+    fn full(&self, io: Io) -> Rejected {
+        let reason = self.failure.map_or(Reason::Full, Reason::Failed);
+        Rejected { reason, io }
+    }
+
+    #[cold]
+    fn enter_slowly(&mut self, io: Io) -> Result<Ticket, Rejected> {
+        if self.failure.is_some() {
+            return Err(self.full(io));
+        }
+        let len = io.buffer.as_ref().map_or(0, |buffer| buffer.len());
+        match io.shape {
+            Shape::Invalid(why) => Err(Rejected { reason: why.into(), io }),
+            Shape::Whole | Shape::Raw if len > self.max_transfer => {
+                Err(Rejected { reason: Reason::TooLong { len, max: self.max_transfer }, io })
+            }
+            Shape::Blocks(extent) => self.begin(io, extent),
+            Shape::Whole | Shape::Raw => self.enter_raw(io),
+        }
+    }
+
+    fn begin(&mut self, io: Io, extent: Extent) -> Result<Ticket, Rejected> {
+        // The first command goes out with the call, so that a full queue is told from the start.
+        if self.slots.idle() == 0 {
+            return Err(self.full(io));
+        }
+        let index = self.operations.begin(io, extent).map_err(|io| self.full(io))?;
+        self.divided += 1;
+        self.pump();
+        Ok(Ticket::Operation(index))
+    }
+
+    /// Stages commands of operations that wait, while there is room.
+    fn pump(&mut self) {
+        while let Some(index) = self.operations.turn() {
+            let Some((slot, cid)) = self.slots.peek() else { break };
+            let Some(part) = self.operations.next_part(index) else { break };
+            if self.transport.stage(slot, cid, part.command, part.data).is_err() {
+                break;
+            }
+            self.slots.fill(slot, None, self.operations.position(index), Holder::Part(index));
+            self.operations.staged(index);
+            self.commands += 1;
+        }
+        self.attend();
+    }
+
+    fn attend(&mut self) {
+        self.attention =
+            self.operations.waiting() || !self.kept.is_empty() || self.failure.is_some();
+    }
+
+    fn enter_raw(&mut self, mut io: Io) -> Result<Ticket, Rejected> {
+        if let Some(reason) = self.guard_second_page(&mut io) {
+            return Err(Rejected { reason, io });
+        }
+        let data = io.buffer.as_ref().map(|buffer| Data {
+            iova: buffer.iova(),
+            len: buffer.len(),
+            guarded: true,
+        });
+        let Some((slot, cid)) = self.slots.peek() else { return Err(self.full(io)) };
+        if self.transport.stage(slot, cid, io.command, data).is_err() {
+            return Err(self.full(io));
+        }
+        self.slots.fill(slot, io.buffer, io.tag, Holder::Raw);
+        self.commands += 1;
+        Ok(Ticket::Command(cid))
+    }
+
+    /// A controller that moves more than two pages takes the second for a list of addresses (see
+    /// [`Data::guarded`]): where it writes there, it must find zeros.
+    fn guard_second_page(&self, io: &mut Io) -> Option<Reason> {
+        let opcode = io.command.cdw0.opc();
+        let (to_controller, from_controller) = (opcode & 1 != 0, opcode & 2 != 0);
+        let buffer = io.buffer.as_mut()?;
+        let prp::Shape::Two(second) = prp::shape(buffer.iova(), buffer.len(), 12) else {
+            return None;
+        };
+        if !from_controller {
+            return None;
+        }
+        if to_controller {
+            let what = "a command that moves two pages of data both ways";
+            return Some(Invalid::Reserved { what }.into());
+        }
+        let from = (second - buffer.iova()) as usize;
+        buffer.get_mut(from..)?.fill(0);
+        None
+    }
+
+    /// Tells the device of everything staged: one doorbell.
+    #[inline(always)]
+    pub fn ring(&mut self) {
+        self.transport.ring();
+    }
+
+    /// [`stage`](Queue::stage) and [`ring`](Queue::ring).
+    ///
+    /// # Errors
+    /// As [`stage`](Queue::stage).
+    #[inline(always)]
+    pub fn submit(&mut self, io: Io) -> Result<(), Rejected> {
+        self.stage(io)?;
+        self.ring();
+        Ok(())
+    }
+
+    /// Hands every completion that has arrived, up to one for each slot, to `sink`; returns how many.
+    ///
+    /// Never blocks. Commands of divided operations that found no room before are sent now.
+    #[inline(always)]
+    pub fn poll(&mut self, mut sink: impl FnMut(Done)) -> usize {
+        let mut count = 0;
+        while count < self.slots.depth() {
+            let Some(done) = self.reap() else { return count };
+            count += 1;
+            sink(done);
+        }
+        count
+    }
+
+    /// The next completion that has arrived. The caller may stage commands between calls.
+    #[inline(always)]
+    pub fn reap(&mut self) -> Option<Done> {
+        if self.attention
+            && let Some(done) = self.reap_kept()
+        {
+            return Some(done);
+        }
+        self.take().map(|(_, done)| done)
+    }
+
+    #[cold]
+    fn reap_kept(&mut self) -> Option<Done> {
+        let done = self.kept.pop_front();
+        self.attend();
+        done
+    }
+
+    /// The next completion from the transport, with what it was staged as.
+    #[inline(always)]
+    fn take(&mut self) -> Option<(Ticket, Done)> {
+        let mut found = false;
+        // Completions that are nobody's business but the queue's do not end the round; the device cannot make it longer.
+        for _ in 0..=self.slots.depth() {
+            let completion = match self.transport.next() {
+                Ok(Some(completion)) if self.failure.is_none() => completion,
+                Ok(_) => break,
+                Err(violation) => {
+                    self.fail(violation);
+                    break;
+                }
+            };
+            found = true;
+            self.completions += 1;
+            let Some((slot, taken)) = self.slots.complete(completion.cid) else {
+                self.stray(completion.cid);
+                continue;
+            };
+            if taken.holder == Holder::Caller {
+                let Completion { cid, status, result } = completion;
+                let done = Done { tag: taken.tag, status, result, buffer: taken.buffer };
+                return Some((Ticket::Command(cid), done));
+            }
+            if let Some(other) = self.complete_slowly(slot, taken, completion) {
+                return Some(other);
+            }
+        }
+        self.polls += 1;
+        self.empty_polls += u64::from(!found);
+        if self.attention {
+            self.pump();
+            self.transport.ring();
+        }
+        None
+    }
+
+    #[cold]
+    fn complete_slowly(
+        &mut self,
+        slot: u16,
+        taken: Taken,
+        completion: Completion,
+    ) -> Option<(Ticket, Done)> {
+        let Completion { cid, status, result } = completion;
+        match taken.holder {
+            Holder::Part(index) => {
+                let done = self.operations.completed(index, taken.tag, status, result);
+                self.attend();
+                done.map(|done| (Ticket::Operation(index), done))
+            }
+            Holder::Abandoned => {
+                self.transport.release(slot);
+                None
+            }
+            Holder::Raw | Holder::Caller => {
+                self.transport.release(slot);
+                let done = Done { tag: taken.tag, status, result, buffer: taken.buffer };
+                Some((Ticket::Command(cid), done))
+            }
+        }
+    }
+
+    #[cold]
+    fn stray(&mut self, cid: u16) {
+        if self.slots.issued_before(cid) {
+            self.strays += 1;
+        } else {
+            self.fail(Violation::UnknownCommand { cid });
+        }
+    }
+
+    #[cold]
+    fn fail(&mut self, violation: Violation) {
+        self.failure.get_or_insert(violation);
+        self.slots.close();
+        self.attend();
+    }
+
+    /// Sends one command and waits for its completion, with the deadline of the queue's configuration.
+    ///
+    /// Completions of other commands that arrive meanwhile are kept for the next [`poll`](Queue::poll).
+    ///
+    /// # Errors
+    /// [`CommandError`]: an error status, a rejection, no answer in time, or a queue that failed.
+    pub fn run(&mut self, io: Io) -> Result<Done, CommandError> {
+        self.run_within(io, self.timeout)
+    }
+
+    /// [`run`](Queue::run) with a deadline of its own.
+    ///
+    /// # Errors
+    /// As [`run`](Queue::run).
+    pub fn run_within(&mut self, io: Io, timeout: Duration) -> Result<Done, CommandError> {
+        let clock = self.clock.clone();
+        let deadline = Deadline::after(&*clock, timeout);
+        if self.kept.len() >= self.slots.depth() {
+            // Nobody has polled for so long that keeping more completions would have no end.
+            return Err(self.full(io).into());
+        }
+        let mut io = io;
+        let mut round = 0;
+        let ticket = loop {
+            match self.enter(io) {
+                Ok(ticket) => break ticket,
+                Err(rejected) if rejected.reason != Reason::Full || deadline.passed(&*clock) => {
+                    return Err(rejected.into());
+                }
+                Err(rejected) => io = rejected.io,
+            }
+            // Full: completions make room.
+            match self.take() {
+                Some((_, done)) => self.keep(done),
+                None => {
+                    clock.pause(round, Duration::from_millis(1));
+                    round += 1;
+                }
+            }
+        };
+        self.ring();
+        round = 0;
+        loop {
+            match self.take() {
+                Some((arrived, done)) if arrived == ticket => return done.ok(),
+                Some((_, done)) => self.keep(done),
+                None if self.failure.is_some() => {
+                    let reason = self.failure.map_or(Reason::Full, Reason::Failed);
+                    return Err(CommandError::QueueFailed(reason));
+                }
+                None if deadline.passed(&*clock) => {
+                    match ticket {
+                        Ticket::Command(cid) => self.slots.abandon(cid),
+                        Ticket::Operation(index) => self.operations.abandon(index),
+                    }
+                    return Err(CommandError::TimedOut { after: deadline.after });
+                }
+                None => {
+                    clock.pause(round, Duration::from_millis(1));
+                    round += 1;
+                }
+            }
+        }
+    }
+
+    fn keep(&mut self, done: Done) {
+        self.kept.push_back(done);
+        self.attention = true;
+    }
+
+    /// Commands that can be staged now.
+    #[inline]
+    #[must_use]
+    pub fn free_slots(&self) -> usize {
+        self.slots.idle()
+    }
+
+    /// Commands with the device; a divided operation counts each of its commands.
+    #[inline]
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        if self.failure.is_some() { 0 } else { self.slots.depth() - self.slots.idle() }
+    }
+
+    /// Commands and operations begun whose completion has not been handed out.
+    #[must_use]
+    pub fn outstanding(&self) -> usize {
+        self.in_flight() + self.operations.count() + self.kept.len()
+    }
+
+    /// Commands that can be in flight at once.
+    #[inline]
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        self.slots.depth()
+    }
+
+    /// Bytes one command can carry; longer data are divided.
+    #[must_use]
+    pub fn max_transfer(&self) -> usize {
+        self.max_transfer
+    }
+
+    /// What the queue has done so far.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        Counters {
+            commands: self.commands,
+            completions: self.completions,
+            polls: self.polls,
+            empty_polls: self.empty_polls,
+            doorbells: self.transport.usage().doorbells,
+            divided: self.divided,
+            strays: self.strays,
+        }
+    }
+
+    /// Why the queue takes no more commands, if so.
+    #[must_use]
+    pub fn failure(&self) -> Option<Violation> {
+        self.failure
+    }
+
+    /// Bytes of memory the queue holds: rings, lists and slots.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        size_of::<Self>()
+            + self.transport.usage().bytes
+            + self.slots.bytes()
+            + self.operations.bytes()
+    }
+
+    /// The transport.
+    #[must_use]
+    pub fn transport(&self) -> &T {
+        &self.transport
+    }
+
+    /// The device turned out to carry less than was planned for.
+    pub(crate) fn limit_transfer(&mut self, bytes: usize) {
+        self.max_transfer = self.max_transfer.min(bytes);
+    }
+
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+}
+
+impl<T: Transport> Drop for Queue<T> {
+    fn drop(&mut self) {
+        // Only after this may the buffers in the slots go back to their pool. Where it fails, the memory behind them
+        // has been withdrawn for good by whoever could not end the queue, so that returning them is harmless.
+        let _ended = self.transport.close();
+    }
+}

@@ -1,0 +1,252 @@
+//! What goes into a queue and what comes out: [`Io`], [`Done`], [`Rejected`].
+
+use std::fmt;
+
+use doorbell_spec::command::Sqe;
+use doorbell_spec::status::Status;
+
+use crate::error::CommandError;
+use crate::memory::Buffer;
+use crate::transport::Violation;
+
+/// How the blocks of a command may be divided among several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Extent {
+    /// First block.
+    pub(crate) lba: u64,
+    /// Blocks; more than one command can carry is allowed.
+    pub(crate) blocks: u64,
+    /// log2 of the block size in bytes.
+    pub(crate) block_shift: u8,
+    /// No command may cross a multiple of this many blocks (a power of two); 0 where it does not matter.
+    pub(crate) boundary: u32,
+    /// Blocks one command may have, whatever the data: 65,536 or a limit of the command.
+    pub(crate) max_blocks: u32,
+}
+
+impl Extent {
+    /// Whether one command can cover the blocks, as far as their number and place go.
+    #[inline(always)]
+    pub(crate) fn fits_one(&self) -> bool {
+        let crosses = self.boundary != 0 && {
+            let boundary = u64::from(self.boundary);
+            (self.lba & (boundary - 1)) + self.blocks > boundary
+        };
+        self.blocks <= u64::from(self.max_blocks) && !crosses
+    }
+}
+
+/// What kind of handling a command needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// One command, as it stands, whose data the caller cannot misdescribe.
+    Whole,
+    /// One command of the caller's making: nothing is known of how much data it moves.
+    Raw,
+    /// One command if its data fit, otherwise several over these blocks.
+    Blocks(Extent),
+    /// Never sent.
+    Invalid(Invalid),
+}
+
+/// Why a command was never sent: it contradicts itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Invalid {
+    /// Data must be whole blocks, and at least one.
+    #[error(
+        "{len} bytes of data are not a whole number of {block_size}-byte blocks (at least one)"
+    )]
+    PartialBlock {
+        /// Bytes given.
+        len: usize,
+        /// Block size in bytes.
+        block_size: u32,
+    },
+    /// A range of no blocks, or past the last block address.
+    #[error("no command can cover {blocks} blocks from block {lba}")]
+    BlockRange {
+        /// First block.
+        lba: u64,
+        /// Blocks.
+        blocks: u64,
+    },
+    /// Dataset Management takes 1 to 256 ranges, and 16 bytes of buffer for each.
+    #[error(
+        "{ranges} ranges in a buffer of {len} bytes: 1 to 256 ranges fit a command, 16 bytes each"
+    )]
+    Ranges {
+        /// Ranges given.
+        ranges: usize,
+        /// Bytes of the buffer.
+        len: usize,
+    },
+    /// The command would change what the driver's own memory safety rests on.
+    #[error("{what} is the driver's to send; it cannot be passed through")]
+    Reserved {
+        /// Which command or field.
+        what: &'static str,
+    },
+    /// The data buffer is not aligned to four bytes, as PRP entries must be.
+    #[error("data at I/O address {iova:#x} are not aligned to 4 bytes")]
+    Misaligned {
+        /// The I/O address.
+        iova: u64,
+    },
+}
+
+/// A command with its data, ready for [`Queue::stage`](crate::Queue::stage).
+///
+/// Made by [`Namespace`](crate::Namespace) (`read`, `write`, ...) or, for any other command, by [`Io::raw`].
+#[must_use = "a command does nothing until it is staged"]
+pub struct Io {
+    pub(crate) command: Sqe,
+    pub(crate) buffer: Option<Buffer>,
+    pub(crate) tag: u64,
+    pub(crate) shape: Shape,
+}
+
+impl Io {
+    /// Any command, as it stands. Identifier and data pointer are filled in; the data are all of `buffer`.
+    ///
+    /// A command that moves more data than `buffer` holds runs into unmapped addresses and fails; it reaches no other
+    /// memory. Fields that would (a metadata pointer, an SGL), and fused halves, are refused when staged.
+    pub fn raw(mut command: Sqe, buffer: Option<Buffer>) -> Self {
+        let reserved = |what| Shape::Invalid(Invalid::Reserved { what });
+        let shape = match &buffer {
+            _ if command.mptr != 0 => reserved("a metadata pointer"),
+            _ if command.cdw0.psdt() != 0 => reserved("an SGL data pointer"),
+            _ if command.cdw0.fuse() != 0 => reserved("half of a fused operation"),
+            Some(data) if data.iova() & 3 != 0 => {
+                Shape::Invalid(Invalid::Misaligned { iova: data.iova() })
+            }
+            _ => Shape::Raw,
+        };
+        (command.prp1, command.prp2) = (0, 0);
+        Self { command, buffer, tag: 0, shape }
+    }
+
+    /// One of the driver's own commands, with whatever data pointer it has.
+    pub(crate) fn internal(command: Sqe) -> Self {
+        Self { command, buffer: None, tag: 0, shape: Shape::Whole }
+    }
+
+    /// Sets what [`Done::tag`] says on completion. Without it, 0.
+    #[inline(always)]
+    pub fn tag(mut self, tag: u64) -> Self {
+        self.tag = tag;
+        self
+    }
+
+    /// Forces the data to the medium before completion (FUA, cdw12 bit 30 of Read, Write, Write Zeroes, Compare).
+    #[inline(always)]
+    pub fn fua(mut self) -> Self {
+        self.command = self.command.with_fua();
+        self
+    }
+
+    /// The command, without identifier and data pointer.
+    pub fn command(&self) -> &Sqe {
+        &self.command
+    }
+
+    /// Gives the buffer back.
+    pub fn into_buffer(self) -> Option<Buffer> {
+        self.buffer
+    }
+}
+
+impl fmt::Debug for Io {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Io")
+            .field("opcode", &self.command.cdw0.opc())
+            .field("tag", &self.tag)
+            .field("bytes", &self.buffer.as_ref().map_or(0, |buffer| buffer.len()))
+            .field("shape", &self.shape)
+            .finish()
+    }
+}
+
+/// A completed command.
+#[must_use = "a completion carries the status and the buffer"]
+pub struct Done {
+    /// What [`Io::tag`] set.
+    pub tag: u64,
+    /// How it ended.
+    pub status: Status,
+    /// Dwords 0 (low) and 1 (high) of the completion. Of a command that was divided: of its last part.
+    pub result: u64,
+    /// The buffer the command was staged with.
+    pub buffer: Option<Buffer>,
+}
+
+impl Done {
+    /// This completion if it was successful, otherwise an error that still holds the buffer.
+    ///
+    /// # Errors
+    /// [`CommandError::Status`].
+    #[inline]
+    pub fn ok(self) -> Result<Self, CommandError> {
+        if self.status.is_success() {
+            Ok(self)
+        } else {
+            Err(CommandError::Status { status: self.status, buffer: self.buffer })
+        }
+    }
+}
+
+impl fmt::Debug for Done {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Done")
+            .field("tag", &self.tag)
+            .field("status", &self.status)
+            .field("result", &self.result)
+            .field("bytes", &self.buffer.as_ref().map_or(0, |buffer| buffer.len()))
+            .finish()
+    }
+}
+
+/// Why a queue did not take a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Reason {
+    /// All slots are in use: poll, then stage again.
+    #[error("the queue is full; poll it and stage the command again")]
+    Full,
+    /// One command cannot carry so much data, and this one cannot be divided.
+    #[error("{len} bytes of data, but one command carries {max} at most on this queue")]
+    TooLong {
+        /// Bytes given.
+        len: usize,
+        /// Bytes possible.
+        max: usize,
+    },
+    /// The command contradicts itself.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// The queue has failed and takes no more commands; drop it and create another.
+    #[error("the queue has failed ({0}); drop it and create another")]
+    Failed(Violation),
+}
+
+/// A command that was not staged, given back whole.
+pub struct Rejected {
+    /// Why.
+    pub reason: Reason,
+    /// The command with its buffer.
+    pub io: Io,
+}
+
+impl fmt::Debug for Rejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rejected").field("reason", &self.reason).field("io", &self.io).finish()
+    }
+}
+
+impl fmt::Display for Rejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.reason.fmt(f)
+    }
+}
+
+impl std::error::Error for Rejected {}

@@ -1,0 +1,194 @@
+//! Operations: reads, writes and the like that one command cannot carry, as a run of commands with one completion.
+
+use std::collections::VecDeque;
+
+use doorbell_spec::command::Sqe;
+use doorbell_spec::status::Status;
+
+use super::io::{Done, Extent, Io};
+use crate::memory::Buffer;
+use crate::transport::Data;
+
+/// One command of an operation.
+pub(super) struct Part {
+    pub(super) command: Sqe,
+    pub(super) data: Option<Data>,
+}
+
+struct Operation {
+    buffer: Option<Buffer>,
+    tag: u64,
+    command: Sqe,
+    extent: Extent,
+    /// Blocks of `extent` for which a command has been staged.
+    sent: u64,
+    in_flight: u32,
+    /// The failure at the lowest address, and where the command that failed began.
+    failure: Option<(u64, Status)>,
+    result: u64,
+    abandoned: bool,
+}
+
+impl Operation {
+    /// Blocks that the next command can carry.
+    fn next_blocks(&self, max_transfer: usize) -> u64 {
+        let Extent { lba, blocks, block_shift, boundary, max_blocks } = self.extent;
+        let left = blocks - self.sent;
+        let mut count = left.min(u64::from(max_blocks));
+        if self.buffer.is_some() {
+            count = count.min((max_transfer >> block_shift) as u64);
+        }
+        if boundary != 0 {
+            let boundary = u64::from(boundary);
+            let to_boundary = boundary - ((lba + self.sent) & (boundary - 1));
+            // A limit smaller than the boundary divides it evenly, or commands would be cut twice.
+            count = count.min(to_boundary);
+        }
+        count
+    }
+
+    fn finished(&self) -> bool {
+        self.in_flight == 0 && (self.failure.is_some() || self.sent == self.extent.blocks)
+    }
+}
+
+/// The operations of a queue that have begun and not completed.
+pub(super) struct Operations {
+    slots: Box<[Option<Operation>]>,
+    /// Those with commands still to be staged, oldest first; each at most once.
+    waiting: VecDeque<u16>,
+    max_transfer: usize,
+}
+
+impl Operations {
+    /// Room for `count` operations at once, whose commands carry `max_transfer` bytes.
+    pub(super) fn new(count: u16, max_transfer: usize) -> Self {
+        Self {
+            slots: (0..count).map(|_| None).collect(),
+            waiting: VecDeque::with_capacity(usize::from(count)),
+            max_transfer,
+        }
+    }
+
+    /// Begins an operation over `extent`. Gives `io` back if there is no room.
+    pub(super) fn begin(&mut self, io: Io, extent: Extent) -> Result<u16, Io> {
+        let Some(index) = self.slots.iter().position(Option::is_none) else { return Err(io) };
+        let operation = Operation {
+            buffer: io.buffer,
+            tag: io.tag,
+            command: io.command,
+            extent,
+            sent: 0,
+            in_flight: 0,
+            failure: None,
+            result: 0,
+            abandoned: false,
+        };
+        if let Some(slot) = self.slots.get_mut(index) {
+            *slot = Some(operation);
+        }
+        let index = index as u16;
+        self.waiting.push_back(index);
+        Ok(index)
+    }
+
+    /// The operation whose turn it is to stage a command.
+    pub(super) fn turn(&self) -> Option<u16> {
+        self.waiting.front().copied()
+    }
+
+    /// The next command of operation `index`.
+    pub(super) fn next_part(&self, index: u16) -> Option<Part> {
+        let operation = self.slots.get(usize::from(index))?.as_ref()?;
+        let count = operation.next_blocks(self.max_transfer);
+        let offset = operation.sent << operation.extent.block_shift;
+        let command = operation
+            .command
+            .with_slba(operation.extent.lba + operation.sent)
+            .with_nlb_z((count.max(1) - 1) as u16);
+        let data = operation.buffer.as_ref().map(|buffer| Data {
+            iova: buffer.iova() + offset,
+            len: (count << operation.extent.block_shift) as usize,
+            guarded: false,
+        });
+        Some(Part { command, data })
+    }
+
+    /// The command that [`next_part`](Self::next_part) gave has been staged.
+    pub(super) fn staged(&mut self, index: u16) {
+        let max_transfer = self.max_transfer;
+        let Some(Some(operation)) = self.slots.get_mut(usize::from(index)) else { return };
+        operation.sent += operation.next_blocks(max_transfer);
+        operation.in_flight += 1;
+        self.waiting.pop_front();
+        // Operations take turns, so that a long one does not hold up a short one.
+        if operation.sent < operation.extent.blocks {
+            self.waiting.push_back(index);
+        }
+    }
+
+    /// A command of operation `index` that began at `tag` blocks has completed. Returns the whole, if this ends it.
+    pub(super) fn completed(
+        &mut self,
+        index: u16,
+        began: u64,
+        status: Status,
+        result: u64,
+    ) -> Option<Done> {
+        let slot = self.slots.get_mut(usize::from(index))?;
+        let operation = slot.as_mut()?;
+        operation.in_flight = operation.in_flight.saturating_sub(1);
+        operation.result = result;
+        if !status.is_success() && operation.failure.is_none_or(|(lowest, _)| began < lowest) {
+            operation.failure = Some((began, status));
+            // What has not been sent will not be.
+            self.waiting.retain(|&waiting| waiting != index);
+        }
+        if !operation.finished() {
+            return None;
+        }
+        let operation = slot.take()?;
+        let done = Done {
+            tag: operation.tag,
+            status: operation.failure.map_or(Status::SUCCESS, |(_, status)| status),
+            result: operation.result,
+            buffer: operation.buffer,
+        };
+        (!operation.abandoned).then_some(done)
+    }
+
+    /// Blocks of operation `index` that have been sent: where its next command begins.
+    pub(super) fn position(&self, index: u16) -> u64 {
+        self.slots
+            .get(usize::from(index))
+            .and_then(Option::as_ref)
+            .map_or(0, |operation| operation.sent)
+    }
+
+    /// Nobody waits for operation `index` any more. What has been sent keeps the buffer until it completes.
+    pub(super) fn abandon(&mut self, index: u16) {
+        self.waiting.retain(|&waiting| waiting != index);
+        let Some(slot) = self.slots.get_mut(usize::from(index)) else { return };
+        if let Some(operation) = slot {
+            operation.abandoned = true;
+            operation.extent.blocks = operation.sent;
+            if operation.in_flight == 0 {
+                *slot = None;
+            }
+        }
+    }
+
+    /// Whether commands wait to be staged.
+    pub(super) fn waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Operations begun and not completed.
+    pub(super) fn count(&self) -> usize {
+        self.slots.iter().filter(|slot| slot.is_some()).count()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        size_of_val(&*self.slots) + self.waiting.capacity() * size_of::<u16>()
+    }
+}

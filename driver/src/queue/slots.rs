@@ -1,0 +1,212 @@
+//! Command slots: who owns what is in flight.
+//!
+//! The slot index is the low part of the command identifier, a generation the high part, so that a completion that is
+//! late, repeated or made up is told from the one that is due (CQ-9).
+
+use crate::memory::Buffer;
+
+/// Whose command a slot holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holder {
+    /// The caller's; its completion is the caller's.
+    Caller,
+    /// A raw command of the caller's, which the transport must be told of.
+    Raw,
+    /// Part of the operation with this index.
+    Part(u16),
+    /// Nobody's any more: the caller has stopped waiting.
+    Abandoned,
+}
+
+/// One command in flight, in one cache line.
+#[repr(align(64))]
+struct Slot {
+    buffer: Option<Buffer>,
+    tag: u64,
+    /// The identifier that completes the slot; [`IDLE`] if nothing is in flight.
+    expected: u32,
+    /// The identifier of the next command.
+    next: u16,
+    holder: Holder,
+}
+
+/// No identifier: these have 16 bits.
+const IDLE: u32 = u32::MAX;
+
+/// All slots of a queue.
+pub(super) struct Slots {
+    slots: Box<[Slot]>,
+    /// Idle slots, the one used last on top: its lines are warm.
+    idle: Box<[u16]>,
+    /// How many of `idle` are.
+    idle_len: usize,
+    index_mask: u16,
+    generation_step: u16,
+}
+
+/// What a completed slot held.
+pub(super) struct Taken {
+    pub(super) buffer: Option<Buffer>,
+    pub(super) tag: u64,
+    pub(super) holder: Holder,
+}
+
+impl Slots {
+    pub(super) fn new(depth: u16) -> Self {
+        let index_bits = u32::from(depth - 1).checked_ilog2().map_or(0, |bit| bit + 1);
+        Self {
+            slots: (0..depth)
+                .map(|index| Slot {
+                    buffer: None,
+                    tag: 0,
+                    expected: IDLE,
+                    next: index,
+                    holder: Holder::Caller,
+                })
+                .collect(),
+            idle: (0..depth).rev().collect(),
+            idle_len: usize::from(depth),
+            index_mask: ((1u32 << index_bits) - 1) as u16,
+            // With 65,536 slots nothing is left of 16 bits, and the step is 0.
+            generation_step: (1u32 << index_bits) as u16,
+        }
+    }
+
+    pub(super) fn depth(&self) -> usize {
+        self.slots.len()
+    }
+
+    #[inline(always)]
+    pub(super) fn idle(&self) -> usize {
+        self.idle_len
+    }
+
+    /// The slot that the next command takes, and its identifier. It is taken by [`fill`](Self::fill).
+    #[inline(always)]
+    pub(super) fn peek(&self) -> Option<(u16, u16)> {
+        let index = *self.idle.get(self.idle_len.wrapping_sub(1))?;
+        let slot = self.slots.get(usize::from(index))?;
+        Some((index, slot.next))
+    }
+
+    /// Fills the slot that [`peek`](Self::peek) named.
+    #[inline(always)]
+    pub(super) fn fill(&mut self, index: u16, buffer: Option<Buffer>, tag: u64, holder: Holder) {
+        let Some(slot) = self.slots.get_mut(usize::from(index)) else { return };
+        // An idle slot holds no buffer: nothing is lost by not dropping it.
+        std::mem::forget(std::mem::replace(&mut slot.buffer, buffer));
+        slot.tag = tag;
+        slot.expected = u32::from(slot.next);
+        slot.holder = holder;
+        self.idle_len -= 1;
+    }
+
+    /// Takes what the command `cid` held, if it is in flight, and leaves its slot idle.
+    #[inline(always)]
+    pub(super) fn complete(&mut self, cid: u16) -> Option<(u16, Taken)> {
+        let index = cid & self.index_mask;
+        let slot = self.slots.get_mut(usize::from(index))?;
+        if slot.expected != u32::from(cid) {
+            return None;
+        }
+        slot.expected = IDLE;
+        slot.next = cid.wrapping_add(self.generation_step);
+        let taken = Taken { buffer: slot.buffer.take(), tag: slot.tag, holder: slot.holder };
+        if let Some(top) = self.idle.get_mut(self.idle_len) {
+            *top = index;
+            self.idle_len += 1;
+        }
+        Some((index, taken))
+    }
+
+    /// Whether `cid` is the identifier that its slot used before the one it uses now or will use next.
+    pub(super) fn issued_before(&self, cid: u16) -> bool {
+        self.slots.get(usize::from(cid & self.index_mask)).is_some_and(|slot| {
+            let current = if slot.expected == IDLE { slot.next } else { slot.expected as u16 };
+            cid == current.wrapping_sub(self.generation_step)
+        })
+    }
+
+    /// Hands out no more slots.
+    pub(super) fn close(&mut self) {
+        self.idle_len = 0;
+        self.idle = Box::default();
+    }
+
+    /// Nobody waits for `cid` any more; its buffer stays until it completes.
+    pub(super) fn abandon(&mut self, cid: u16) {
+        if let Some(slot) = self.slots.get_mut(usize::from(cid & self.index_mask))
+            && slot.expected == u32::from(cid)
+        {
+            slot.holder = Holder::Abandoned;
+        }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        size_of_val(&*self.slots) + size_of_val(&*self.idle)
+    }
+}
+
+const _: () = assert!(size_of::<Slot>() == 64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fill(slots: &mut Slots) -> u16 {
+        let (index, cid) = slots.peek().expect("an idle slot");
+        slots.fill(index, None, u64::from(cid), Holder::Caller);
+        cid
+    }
+
+    #[test]
+    fn an_identifier_completes_once_and_changes_generation() {
+        let mut slots = Slots::new(4);
+        let first = fill(&mut slots);
+        assert!(slots.complete(first ^ 4).is_none(), "PIT-19: another generation");
+        assert_eq!(
+            slots.complete(first).map(|(index, taken)| (index, taken.tag)),
+            Some((first & 3, u64::from(first)))
+        );
+        assert!(slots.complete(first).is_none(), "PIT-18: once");
+        let second = fill(&mut slots);
+        assert_eq!(second & 3, first & 3, "the warm slot is used again");
+        assert_ne!(second, first);
+        assert!(slots.complete(first).is_none());
+        assert!(slots.issued_before(first));
+        assert!(!slots.issued_before(second));
+    }
+
+    #[test]
+    fn identifiers_never_issued_complete_nothing() {
+        let mut slots = Slots::new(5);
+        for cid in 0..=u16::MAX {
+            assert!(slots.complete(cid).is_none(), "PIT-16, PIT-17: {cid}");
+        }
+    }
+
+    #[test]
+    fn every_depth_hands_out_each_slot_once() {
+        for depth in [1, 2, 3, 64, 1000, 4096, u16::MAX] {
+            let mut slots = Slots::new(depth);
+            let mut cids: Vec<u16> = (0..depth).map(|_| fill(&mut slots)).collect();
+            assert!(slots.peek().is_none());
+            cids.sort_unstable();
+            cids.dedup();
+            assert_eq!(cids.len(), usize::from(depth));
+            for cid in cids {
+                assert!(slots.complete(cid).is_some());
+            }
+            assert_eq!(slots.idle(), usize::from(depth));
+        }
+    }
+
+    #[test]
+    fn generations_wrap() {
+        let mut slots = Slots::new(2);
+        for _ in 0..100_000 {
+            let cid = fill(&mut slots);
+            assert!(slots.complete(cid).is_some());
+        }
+    }
+}

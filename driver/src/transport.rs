@@ -1,0 +1,132 @@
+//! The seam above: one queue pair, whatever carries it.
+//!
+//! A transport moves commands with their data out and completions in. It knows nothing of callers, buffers' owners,
+//! retries or time-outs; those belong to [`Queue`](crate::Queue). [`pcie`] is rings and doorbells over a
+//! [`Device`](crate::device::Device).
+
+pub mod pcie;
+
+use doorbell_spec::command::Sqe;
+use doorbell_spec::status::Status;
+
+/// What one queue pair can carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Commands in flight at most; at least 1.
+    pub depth: u16,
+    /// Bytes of data one command can carry at most.
+    pub max_transfer: usize,
+}
+
+/// The data of one command: memory contiguous in I/O addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Data {
+    /// I/O address of the first byte.
+    pub iova: u64,
+    /// Bytes.
+    pub len: usize,
+    /// Nobody knows how much data the command moves: whatever it tries, it must reach no memory beyond these bytes.
+    pub guarded: bool,
+}
+
+/// What a transport holds and has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes of memory for rings, lists and the like.
+    pub bytes: usize,
+    /// Doorbells written, or messages sent.
+    pub doorbells: u64,
+}
+
+/// One completion, copied out of memory that the other side can write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Completion {
+    /// Command identifier, unchecked.
+    pub cid: u16,
+    /// Status field without the phase.
+    pub status: Status,
+    /// Dwords 0 and 1.
+    pub result: u64,
+}
+
+/// The other side did what the specification forbids; the queue takes no more commands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Violation {
+    /// A completion names a command that is not in flight (CID never issued, stale or completed already).
+    #[error("completion for command identifier {cid:#06x}, which is not in flight")]
+    UnknownCommand {
+        /// The identifier.
+        cid: u16,
+    },
+    /// A completion names another submission queue.
+    #[error("completion for submission queue {sqid} on queue {queue}")]
+    WrongQueue {
+        /// The queue named.
+        sqid: u16,
+        /// The queue the completion arrived on.
+        queue: u16,
+    },
+    /// The submission queue head moved past the tail, or past the ring.
+    #[error(
+        "submission queue head {sqhd} lies outside what was submitted (head {head}, tail {tail})"
+    )]
+    HeadOutOfRange {
+        /// The head in the completion.
+        sqhd: u16,
+        /// The head known before.
+        head: u16,
+        /// The tail.
+        tail: u16,
+    },
+}
+
+/// There is no room in the ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+/// One queue pair, polled.
+pub trait Transport {
+    /// What it can carry.
+    fn limits(&self) -> Limits;
+
+    /// Makes one command ready to be sent by the next [`ring`](Transport::ring).
+    ///
+    /// `slot` is below [`Limits::depth`], in use by no other command, and is the low part of `cid`. The memory behind
+    /// `data` stays the device's until the completion for `cid`.
+    ///
+    /// # Errors
+    /// [`Full`]: nothing was staged.
+    fn stage(&mut self, slot: u16, cid: u16, command: Sqe, data: Option<Data>) -> Result<(), Full>;
+
+    /// The guarded command in `slot` has completed. Not called for others.
+    fn release(&mut self, slot: u16);
+
+    /// Sends what is staged.
+    fn ring(&mut self);
+
+    /// Takes the next completion, if one has arrived; if none has, the other side learns what was consumed.
+    ///
+    /// # Errors
+    /// [`Violation`] if what arrived cannot be right.
+    fn next(&mut self) -> Result<Option<Completion>, Violation>;
+
+    /// What it holds and has done.
+    fn usage(&self) -> Usage;
+
+    /// Ends the queue. After `Ok` the other side touches no memory on its behalf.
+    ///
+    /// # Errors
+    /// Whatever kept it from ending; the memory must be kept then.
+    fn close(&mut self) -> Result<(), CloseError>;
+}
+
+/// Why a queue could not be ended; its memory is leaked.
+#[derive(Debug, thiserror::Error)]
+#[error("queue {queue}: {what}")]
+pub struct CloseError {
+    /// Queue identifier.
+    pub queue: u16,
+    /// What failed.
+    pub what: String,
+}

@@ -1,0 +1,272 @@
+//! Transport over PCIe: a submission and a completion ring in DMA memory, and two doorbells (Memory-based Transport).
+
+pub mod prp;
+mod ring;
+
+use std::sync::Arc;
+
+use doorbell_spec::command::Sqe;
+use doorbell_spec::completion::Cqe;
+
+use self::prp::Shape;
+use self::ring::{Completions, Doorbell, Lists, Submission};
+use super::{CloseError, Completion, Data, Full, Limits, Transport, Usage, Violation};
+use crate::controller::QueueOwner;
+use crate::device::Doorbells;
+use crate::memory::{DmaMemory, MemoryError};
+
+/// How a queue pair is laid out; see [`Layout::plan`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Layout {
+    /// Queue identifier of both queues.
+    pub(crate) qid: u16,
+    /// Commands in flight at most.
+    pub(crate) depth: u16,
+    /// Entries of the submission queue.
+    pub(crate) sq_size: u32,
+    /// Entries of the completion queue.
+    pub(crate) cq_size: u32,
+    /// Bytes one command can carry.
+    pub(crate) max_transfer: usize,
+    /// log2 of the memory page size, CC.MPS + 12.
+    pub(crate) page_shift: u32,
+    /// CAP.DSTRD.
+    pub(crate) dstrd: u8,
+}
+
+impl Layout {
+    /// Submission entries to a page; rings of whole pages suit every controller (one of them insists).
+    const ENTRIES_PER_PAGE: u32 = 64;
+
+    /// The largest rings that `max_entries` (CAP.MQES + 1) allows for `depth` commands in flight.
+    pub(crate) fn plan(
+        qid: u16,
+        depth: u16,
+        max_entries: u32,
+        max_transfer: usize,
+        page_shift: u32,
+        dstrd: u8,
+    ) -> Self {
+        let max_entries = max_entries.max(2);
+        // A ring of n entries holds n - 1 commands (CQ-1).
+        let depth = u32::from(depth).clamp(1, max_entries - 1);
+        let sq_size = (depth + 1).next_multiple_of(Self::ENTRIES_PER_PAGE).min(max_entries);
+        // Room for as many completions again as can be outstanding, so that the head doorbell can wait.
+        let cq_size = (2 * depth + 1).next_multiple_of(4 * Self::ENTRIES_PER_PAGE).min(max_entries);
+        Self { qid, depth: depth as u16, sq_size, cq_size, max_transfer, page_shift, dstrd }
+    }
+
+    /// Completions that may be consumed unannounced: what the ring holds beyond those outstanding.
+    fn lazy(&self) -> u32 {
+        self.cq_size - 1 - u32::from(self.depth)
+    }
+}
+
+/// The rings of one queue pair. Belongs to one thread at a time.
+pub struct Pcie {
+    submission: Submission,
+    completions: Completions,
+    page_shift: u32,
+    qid: u16,
+    depth: u16,
+    doorbell_writes: u64,
+    lists: Lists,
+    /// A page of its own for the list of one raw command, zero past its entries; see `describe_guarded`.
+    guard: Lists,
+    guarded: Option<u16>,
+    max_transfer: usize,
+    /// Creates and deletes the queues; the admin queue has none.
+    owner: Option<Arc<dyn QueueOwner>>,
+}
+
+impl Pcie {
+    /// Allocates rings and lists. The device does not know of them yet.
+    pub(crate) fn allocate(
+        layout: Layout,
+        memory: &Arc<DmaMemory>,
+        doorbells: &Doorbells,
+    ) -> Result<Self, PcieError> {
+        let Layout { qid, dstrd, .. } = layout;
+        let out_of_bar = || PcieError::DoorbellOutsideBar { qid, len: doorbells.len };
+        let sq_doorbell = Doorbell::submission(doorbells, qid, dstrd).ok_or_else(out_of_bar)?;
+        let cq_doorbell = Doorbell::completion(doorbells, qid, dstrd).ok_or_else(out_of_bar)?;
+        let page = 1usize << layout.page_shift;
+        let ring = |bytes: usize| memory.allocate_aligned(bytes.next_multiple_of(page), page);
+        let sq = ring(layout.sq_size as usize * size_of::<Sqe>())?;
+        let cq = ring(layout.cq_size as usize * size_of::<Cqe>())?;
+        let list_bytes = prp::list_bytes(layout.max_transfer, layout.page_shift);
+        // Two pages need no list. A power of two never straddles a page unless it is whole pages.
+        let stride = if layout.max_transfer > page { list_bytes.next_power_of_two() } else { 0 };
+        let lists = match stride {
+            0 => None,
+            stride => Some(ring(stride * usize::from(layout.depth))?),
+        };
+        Ok(Self {
+            submission: Submission::new(sq, layout.sq_size, sq_doorbell),
+            completions: Completions::new(cq, layout.cq_size, layout.lazy(), cq_doorbell),
+            page_shift: layout.page_shift,
+            qid,
+            depth: layout.depth,
+            doorbell_writes: 0,
+            lists: Lists::new(lists, stride),
+            guard: Lists::new(Some(ring(page)?), page),
+            guarded: None,
+            max_transfer: layout.max_transfer,
+            owner: None,
+        })
+    }
+
+    pub(crate) fn sq_iova(&self) -> u64 {
+        self.submission.iova()
+    }
+
+    pub(crate) fn cq_iova(&self) -> u64 {
+        self.completions.iova()
+    }
+
+    pub(crate) fn qid(&self) -> u16 {
+        self.qid
+    }
+
+    /// From here on the queues exist on the device, and `owner` deletes them.
+    pub(crate) fn owned_by(&mut self, owner: Arc<dyn QueueOwner>) {
+        self.owner = Some(owner);
+    }
+
+    /// PRP1 and PRP2 for `data`, whose list, if it needs one, is that of `slot`.
+    #[inline(always)]
+    fn describe(&mut self, slot: u16, data: Data) -> Option<(u64, u64)> {
+        match prp::shape(data.iova, data.len, self.page_shift) {
+            Shape::One => Some((data.iova, 0)),
+            Shape::Two(second) => Some((data.iova, second)),
+            Shape::List { first, pages } => Some((data.iova, self.list(slot, first, pages)?)),
+        }
+    }
+
+    /// As [`describe`](Self::describe), for data that the controller may overrun.
+    ///
+    /// It then reads on in PRP2 or in the list. So PRP2 is 0, which is never mapped, or a list in a page of its own with
+    /// zeros after the last entry. Of two pages PRP2 is the second, which such a controller takes for a list: the queue
+    /// above has cleared it if the controller is to write it.
+    #[cold]
+    fn describe_guarded(&mut self, slot: u16, data: Data) -> Option<(u64, u64)> {
+        match prp::shape(data.iova, data.len, self.page_shift) {
+            Shape::One => Some((data.iova, 0)),
+            Shape::Two(second) => Some((data.iova, second)),
+            Shape::List { first, pages } => {
+                if self.guarded.is_some() {
+                    return None;
+                }
+                let (list, iova) = self.guard.of(0)?;
+                list.fill(0);
+                // The last slot of the page would be a chain pointer: it stays 0.
+                let usable = list.len() - 1;
+                if !prp::fill(list.get_mut(..usable)?, iova, first, pages, self.page_shift) {
+                    return None;
+                }
+                self.guarded = Some(slot);
+                Some((data.iova, iova))
+            }
+        }
+    }
+
+    #[inline(never)]
+    fn list(&mut self, slot: u16, first: u64, pages: usize) -> Option<u64> {
+        let page_shift = self.page_shift;
+        let (list, iova) = self.lists.of(slot)?;
+        prp::fill(list, iova, first, pages, page_shift).then_some(iova)
+    }
+}
+
+impl Transport for Pcie {
+    fn limits(&self) -> Limits {
+        Limits { depth: self.depth, max_transfer: self.max_transfer }
+    }
+
+    #[inline(always)]
+    fn stage(
+        &mut self,
+        slot: u16,
+        cid: u16,
+        mut command: Sqe,
+        data: Option<Data>,
+    ) -> Result<(), Full> {
+        command.cdw0.set_cid(cid);
+        if let Some(data) = data {
+            // `None`: the one guarded list is in use. Data beyond `max_transfer` do not come here.
+            let pointers = if data.guarded {
+                self.describe_guarded(slot, data)
+            } else {
+                self.describe(slot, data)
+            };
+            (command.prp1, command.prp2) = pointers.ok_or(Full)?;
+        }
+        if self.submission.push(command) {
+            return Ok(());
+        }
+        if data.is_some_and(|data| data.guarded) {
+            self.release(slot);
+        }
+        Err(Full)
+    }
+
+    fn release(&mut self, slot: u16) {
+        if self.guarded == Some(slot) {
+            self.guarded = None;
+        }
+    }
+
+    #[inline(always)]
+    fn ring(&mut self) {
+        self.doorbell_writes += u64::from(self.submission.ring());
+    }
+
+    #[inline(always)]
+    fn next(&mut self) -> Result<Option<Completion>, Violation> {
+        let Some(words) = self.completions.next() else {
+            self.doorbell_writes += u64::from(self.completions.settle());
+            return Ok(None);
+        };
+        let cqe = Cqe::from_words(words);
+        if cqe.sqid != self.qid {
+            return Err(Violation::WrongQueue { sqid: cqe.sqid, queue: self.qid });
+        }
+        if !self.submission.fetched(cqe.sqhd) {
+            let (head, tail) = self.submission.position();
+            return Err(Violation::HeadOutOfRange { sqhd: cqe.sqhd, head, tail });
+        }
+        Ok(Some(Completion { cid: cqe.cid, status: cqe.status(), result: words[0] }))
+    }
+
+    fn usage(&self) -> Usage {
+        let rings = self.submission.bytes() + self.completions.bytes();
+        let bytes = rings + self.lists.bytes() + self.guard.bytes();
+        Usage { bytes, doorbells: self.doorbell_writes }
+    }
+
+    fn close(&mut self) -> Result<(), CloseError> {
+        match self.owner.take() {
+            Some(owner) => owner.delete(self.qid),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Why a queue pair could not be laid out.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PcieError {
+    /// BAR0 is too short for the doorbells of this queue.
+    #[error(
+        "the doorbells of queue {qid} lie outside the {len} bytes of doorbells in BAR0; ask for fewer queues"
+    )]
+    DoorbellOutsideBar {
+        /// Queue identifier.
+        qid: u16,
+        /// Doorbell bytes mapped.
+        len: u64,
+    },
+    /// No memory for rings or lists.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+}
