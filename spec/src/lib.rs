@@ -47,6 +47,7 @@ pub mod log;
 pub mod nvm;
 mod open_set;
 pub mod pci;
+pub mod prp;
 pub mod register;
 pub mod status;
 pub mod vfio_user;

@@ -5,6 +5,10 @@
 
 use bitfield_struct::bitfield;
 
+mod list;
+
+pub use list::Capabilities;
+
 /// Bytes of configuration space of a PCI Express function (PCI Express Base 7.2.2).
 pub const CONFIG_LEN: usize = 4096;
 /// Bytes of it that conventional PCI knows (PCI 6.1).
@@ -154,8 +158,10 @@ pub mod msix {
     pub const PENDING: u64 = 8;
     /// Vectors that a function can have.
     pub const MAX_VECTORS: u16 = 2048;
-    /// Bytes of one entry of the table.
+    /// Bytes of one entry of the table: address, upper address, data, vector control.
     pub const ENTRY_LEN: u64 = 16;
+    /// In an entry: vector control, 4 bytes; bit 0 masks the vector.
+    pub const ENTRY_CONTROL: u64 = 12;
 
     use bitfield_struct::bitfield;
 
@@ -173,20 +179,31 @@ pub mod msix {
         /// MSI-X is on.
         pub enabled: bool,
     }
+
+    /// Where the table or the pending bits are: a BAR and an offset in it, a multiple of 8.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Location(pub u32);
+
+    impl Location {
+        /// The place `offset` bytes into BAR `bir`.
+        #[must_use]
+        pub const fn new(bir: u8, offset: u32) -> Location {
+            Location(offset & !7 | bir as u32 & 7)
+        }
+
+        /// The BAR; 6 and 7 are not valid.
+        #[must_use]
+        pub const fn bir(self) -> u8 {
+            (self.0 & 7) as u8
+        }
+
+        /// Offset in the BAR, in bytes.
+        #[must_use]
+        pub const fn offset(self) -> u32 {
+            self.0 & !7
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bits_are_where_the_documents_put_them() {
-        let command =
-            Command::new().with_memory(true).with_bus_master(true).with_intx_disable(true);
-        assert_eq!(u16::from(command), 0x0406);
-        assert_eq!(u16::from(Command::new().with_serr(true).with_parity(true)), 0x0140);
-        assert_eq!(u16::from(DeviceStatus::new().with_capabilities(true)), 0x0010);
-        let control = msix::Control::new().with_size_z(31).with_enabled(true).with_masked(true);
-        assert_eq!(u16::from(control), 0xc01f);
-    }
-}
+mod tests;
