@@ -1,0 +1,438 @@
+//! The controller: registers, queues and everything between them, without a thread and without a clock.
+//!
+//! A port owns it, passes on what the host does to BAR0, and calls [`Controller::poll`] over and over. Doorbells are
+//! shared memory ([`DoorbellPage`]), so a poll is all it takes to notice a command. One round fetches up to 32 commands
+//! of each submission queue, carries them out and posts their completions; it ends even if the host never stops
+//! (TGT-3).
+//!
+//! ```text
+//!            write CC.EN=1, settings good            write CC.SHN
+//!  disabled ------------------------------> running ----------------> shut down
+//!     ^  \                                   |                            |
+//!     |   '-- settings bad --> CSTS.CFS <----' DMA fault on a queue       |
+//!     '--------------- write CC.EN=0, or function level reset ------------'
+//! ```
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use doorbell_spec::register;
+use doorbell_spec::status::Status;
+
+use crate::doorbells::{DoorbellMemory, DoorbellPage};
+use crate::memory::{HostMemory, MapError};
+use crate::subsystem::{Slots, Subsystem};
+
+mod admin;
+mod event;
+mod feature;
+mod identify;
+pub(crate) mod io_command;
+mod log;
+pub(crate) mod prp;
+pub(crate) mod queue;
+mod queues;
+mod registers;
+
+use admin::DoorbellBuffer;
+use event::Events;
+use feature::Features;
+use io_command::{Counters, Io, Scratch};
+use log::{ChangedNamespaces, ErrorLog};
+use queue::Answer;
+use queues::Queues;
+use registers::Registers;
+
+/// Commands of one queue in one round.
+const BURST: usize = 32;
+/// Rounds that found nothing before the doorbells of queues that do not exist are looked at, one a round.
+const SCAN_AFTER: u32 = 16;
+
+/// What a controller is made like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ControllerConfig {
+    /// Pairs of I/O queues, at least 1.
+    pub max_io_queues: u16,
+    /// CAP.MQES: entries of a queue, minus one; at least 1.
+    pub mqes_z: u16,
+    /// MDTS: bytes of one transfer, as `4096 << mdts`; 1 to 16.
+    pub mdts: u8,
+    /// CAP.MPSMAX: the largest page, as `4096 << mpsmax`; at most 4.
+    pub mpsmax: u8,
+    /// CAP.DSTRD: bytes from one doorbell to the next, as `4 << dstrd`; at most 15.
+    pub dstrd: u8,
+    /// Interrupt vectors, at least 1.
+    pub vectors: u16,
+    /// PCI Vendor ID, which Identify repeats.
+    pub vid: u16,
+    /// PCI Device ID, for the port's configuration space.
+    pub did: u16,
+    /// What the doorbells are made of.
+    pub doorbells: DoorbellMemory,
+}
+
+impl Default for ControllerConfig {
+    fn default() -> Self {
+        Self {
+            max_io_queues: 127,
+            mqes_z: 4095,
+            mdts: 8,
+            mpsmax: 4,
+            dstrd: 0,
+            vectors: 128,
+            vid: 0xd00b,
+            did: 0x0001,
+            doorbells: DoorbellMemory::default(),
+        }
+    }
+}
+
+/// Why a controller could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ControllerError {
+    /// The subsystem has handed out every controller identifier.
+    #[error("the subsystem has no controller identifier left; drop a controller first")]
+    Full,
+    /// A setting is outside its range.
+    #[error("controller setting {name} is {value}; use {range}")]
+    Setting {
+        /// The setting.
+        name: &'static str,
+        /// Its value.
+        value: u32,
+        /// Values that work.
+        range: &'static str,
+    },
+    /// There is no memory for the doorbells.
+    #[error("cannot make {len} bytes of doorbells: {source}")]
+    Doorbells {
+        /// Bytes.
+        len: u64,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+/// An NVMe controller.
+pub struct Controller {
+    pub(crate) memory: HostMemory,
+    subsystem: Arc<Subsystem>,
+    config: ControllerConfig,
+    cntlid: u16,
+    registers: Registers,
+    doorbells: Arc<DoorbellPage>,
+    queues: Queues,
+    /// Enabled, not failed, not shut down.
+    running: bool,
+    page_shift: u32,
+    namespaces: Slots,
+    /// The subsystem's count that `namespaces` belongs to.
+    generation: u64,
+    features: Features,
+    events: Events,
+    errors: ErrorLog,
+    changed: ChangedNamespaces,
+    counters: Counters,
+    scratch: Scratch,
+    batch: Box<[[u64; 8]; BURST]>,
+    interrupts: Vec<Option<File>>,
+    /// Where the host keeps shadow doorbells, once it has said so.
+    buffer: Option<DoorbellBuffer>,
+    /// The time of this round, as the port has it.
+    now: Duration,
+    idle_rounds: u32,
+    scan: usize,
+}
+
+impl Controller {
+    /// A controller of `subsystem`, disabled.
+    ///
+    /// # Errors
+    /// [`ControllerError`].
+    pub fn new(
+        subsystem: Arc<Subsystem>,
+        config: ControllerConfig,
+    ) -> Result<Self, ControllerError> {
+        check(&config)?;
+        let len =
+            register::bar_size(config.max_io_queues, config.dstrd) - register::offset::DOORBELLS;
+        let doorbells = usize::try_from(len)
+            .map_err(|_| io::ErrorKind::OutOfMemory.into())
+            .and_then(|len| DoorbellPage::new(len, config.doorbells))
+            .map_err(|source| ControllerError::Doorbells { len, source })?;
+        let cntlid = subsystem.enter().ok_or(ControllerError::Full)?;
+        let (generation, namespaces) = subsystem.snapshot();
+        // Every page of the largest transfer in a piece of its own, and one more where it begins within a page.
+        let max_pieces = (1 << config.mdts) + 1;
+        Ok(Self {
+            memory: HostMemory::default(),
+            registers: Registers::new(config.mqes_z, config.dstrd, config.mpsmax),
+            doorbells: Arc::new(doorbells),
+            queues: Queues::new(config.max_io_queues),
+            running: false,
+            page_shift: 12,
+            namespaces,
+            generation,
+            features: Features::new(config.max_io_queues),
+            events: Events::default(),
+            errors: ErrorLog::default(),
+            changed: ChangedNamespaces::default(),
+            counters: Counters::default(),
+            scratch: Scratch::new(max_pieces),
+            batch: Box::new([[0; 8]; BURST]),
+            interrupts: (0..config.vectors).map(|_| None).collect(),
+            buffer: None,
+            now: Duration::ZERO,
+            idle_rounds: 0,
+            scan: 0,
+            subsystem,
+            config,
+            cntlid,
+        })
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &ControllerConfig {
+        &self.config
+    }
+
+    /// The subsystem.
+    pub fn subsystem(&self) -> &Arc<Subsystem> {
+        &self.subsystem
+    }
+
+    /// The controller identifier.
+    pub fn cntlid(&self) -> u16 {
+        self.cntlid
+    }
+
+    /// The doorbells, from BAR0 offset 1000h on.
+    pub fn doorbells(&self) -> &Arc<DoorbellPage> {
+        &self.doorbells
+    }
+
+    /// Takes back the mappings that make up `len` bytes at `iova`. The controller does not touch them afterwards.
+    ///
+    /// # Errors
+    /// [`MapError::NotMapped`] where that is no whole number of mappings; nothing is unmapped then.
+    pub fn unmap(&mut self, iova: u64, len: usize) -> Result<(), MapError> {
+        self.memory.unmap(iova, len)
+    }
+
+    /// Takes back every mapping, as after a host has gone.
+    pub fn unmap_all(&mut self) {
+        self.memory.clear();
+    }
+
+    /// Signals `eventfd` for interrupts of `vector`, or stops doing so.
+    ///
+    /// # Errors
+    /// Where there is no such vector.
+    pub fn set_interrupt(&mut self, vector: u16, eventfd: Option<OwnedFd>) -> io::Result<()> {
+        let Some(slot) = self.interrupts.get_mut(usize::from(vector)) else {
+            let vectors = self.config.vectors;
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("there is no interrupt vector {vector}; the controller has {vectors}"),
+            ));
+        };
+        *slot = eventfd.map(File::from);
+        Ok(())
+    }
+
+    /// One round over all queues at the time `now`, which only ever grows. Returns the commands taken; 0 means idle.
+    pub fn poll(&mut self, now: Duration) -> usize {
+        self.now = now;
+        if !self.running {
+            return 0;
+        }
+        if self.subsystem.generation() != self.generation {
+            self.namespaces_changed();
+        }
+        let mut taken = self.poll_admin();
+        for turn in 0..self.queues.io_submissions() {
+            if !self.running {
+                break;
+            }
+            taken += self.poll_io(turn);
+        }
+        self.queues.rotate();
+        if taken == 0 {
+            self.idle();
+        } else {
+            self.idle_rounds = 0;
+        }
+        if self.queues.signals {
+            self.signal();
+        }
+        taken
+    }
+
+    /// Takes up to [`BURST`] commands of one I/O submission queue, as far as their completions have room.
+    #[inline]
+    fn poll_io(&mut self, turn: usize) -> usize {
+        let Some((submission, completions)) = self.queues.io_queue(turn) else { return 0 };
+        if submission.look(&self.doorbells, &self.memory).is_err() {
+            self.bad_doorbell_value();
+            return 0;
+        }
+        let waiting = submission.waiting().min(BURST as u32);
+        if waiting == 0 {
+            return 0;
+        }
+        let completion = completions.get_mut(usize::from(submission.cqid)).and_then(Option::as_mut);
+        let Some(completion) = completion else { return 0 };
+        let Ok(room) = completion.room(waiting, &self.doorbells, &self.memory) else {
+            self.bad_doorbell_value();
+            return 0;
+        };
+        let count = waiting.min(room) as usize;
+        // All entries first: their cache misses overlap, and the host sees its ring free early.
+        let mut head = submission.head;
+        for slot in self.batch.iter_mut().take(count) {
+            let Some(words) = submission.ring.read_entry(&self.memory, head) else {
+                self.fail();
+                return 0;
+            };
+            *slot = words;
+            head = submission.next(head);
+        }
+        submission.head = head;
+        let mut io = Io {
+            memory: &self.memory,
+            slots: &self.namespaces,
+            page_shift: self.page_shift,
+            max_bytes: 4096 << self.config.mdts,
+            write_through: !self.features.write_cache,
+            scratch: &mut self.scratch,
+            counters: &mut self.counters,
+        };
+        let mut reachable = true;
+        for words in self.batch.iter().take(count) {
+            let sqe = doorbell_spec::command::Sqe::from_words(*words);
+            let mut status = io.execute(&sqe);
+            if !status.is_success() {
+                status = self.errors.record(submission.id, &sqe, status);
+            }
+            let answer = Answer {
+                sqid: submission.id,
+                sqhd: head as u16,
+                cid: sqe.cid(),
+                status,
+                result: 0,
+            };
+            reachable &= completion.post(&self.memory, &answer);
+        }
+        self.queues.signals |= completion.vector.is_some();
+        if !reachable {
+            self.fail();
+        }
+        count
+    }
+
+    /// Nothing to do: now and then, looks for doorbells that the host rang without a queue behind them.
+    fn idle(&mut self) {
+        self.idle_rounds = self.idle_rounds.saturating_add(1);
+        if self.idle_rounds < SCAN_AFTER {
+            return;
+        }
+        self.scan = if self.scan + 1 < self.doorbells.len() / 4 { self.scan + 1 } else { 0 };
+        if self.doorbells.load(self.scan) != 0 && !self.queues.has_doorbell(self.scan) {
+            self.doorbells.store(self.scan, 0);
+            self.bad_doorbell_register();
+        }
+    }
+
+    /// Signals the vectors of the completion queues that were posted to, each once.
+    fn signal(&mut self) {
+        self.queues.signals = false;
+        for vector in self.queues.posted_vectors() {
+            if let Some(Some(eventfd)) = self.interrupts.get(usize::from(vector)) {
+                // The only failure is a counter at its maximum, and then the host has not looked yet.
+                let mut eventfd: &File = eventfd;
+                let _ = eventfd.write(&1u64.to_ne_bytes());
+            }
+        }
+    }
+
+    /// Takes over the subsystem's namespaces and reports what is different (Base 2.1, Changed Namespace List).
+    #[cold]
+    fn namespaces_changed(&mut self) {
+        let (generation, namespaces) = self.subsystem.snapshot();
+        let mut changes = false;
+        for (slot, (old, new)) in self.namespaces.iter().zip(&namespaces).enumerate() {
+            let same = match (old, new) {
+                (None, None) => true,
+                (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+                _ => false,
+            };
+            if !same {
+                self.changed.add(slot as u32 + 1);
+                changes = true;
+            }
+        }
+        self.generation = generation;
+        self.namespaces = namespaces;
+        if changes {
+            self.namespace_notice();
+        }
+    }
+
+    /// Forgets what a Controller Reset clears (RST-1).
+    fn forget(&mut self) {
+        self.queues.clear();
+        self.events = Events::default();
+        self.features = Features::new(self.config.max_io_queues);
+        self.changed = ChangedNamespaces::default();
+        self.buffer = None;
+        self.idle_rounds = 0;
+        self.doorbells.clear();
+    }
+
+    /// Posts the completion of an admin command, for which there is room.
+    fn complete(&mut self, cid: u16, status: Status, result: u64) {
+        let Some((submission, completion)) = self.queues.admin() else { return };
+        let answer = Answer { sqid: 0, sqhd: submission.head as u16, cid, status, result };
+        let reachable = completion.post(&self.memory, &answer);
+        self.queues.signals |= completion.vector.is_some();
+        if !reachable {
+            self.fail();
+        }
+    }
+}
+
+fn check(config: &ControllerConfig) -> Result<(), ControllerError> {
+    let settings: [(_, u32, _, &'static str); 6] = [
+        ("max_io_queues", config.max_io_queues.into(), 1..=65534, "1 to 65534"),
+        ("mqes_z", config.mqes_z.into(), 1..=65535, "1 to 65535"),
+        ("mdts", config.mdts.into(), 1..=16, "1 to 16"),
+        ("mpsmax", config.mpsmax.into(), 0..=4, "0 to 4"),
+        ("dstrd", config.dstrd.into(), 0..=15, "0 to 15"),
+        ("vectors", config.vectors.into(), 1..=2048, "1 to 2048"),
+    ];
+    for (name, value, allowed, range) in settings {
+        if !allowed.contains(&value) {
+            return Err(ControllerError::Setting { name, value, range });
+        }
+    }
+    Ok(())
+}
+
+impl std::fmt::Debug for Controller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Controller")
+            .field("cntlid", &self.cntlid)
+            .field("csts", &self.registers.csts)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        self.subsystem.leave(self.cntlid);
+    }
+}

@@ -1,0 +1,3 @@
+//! The doors through which hosts reach a controller. Each owns the controller's thread and its clock.
+
+pub mod in_process;
