@@ -193,6 +193,7 @@ impl Status {
     const fn unlisted(self) -> &'static str {
         match self.sct() {
             _ if self.is_vendor() => "Vendor Specific Status",
+            Self::SCT_COMMAND if self.sc() >> 4 == 7 => "Directive Specific Status",
             Self::SCT_GENERIC => "Unknown Generic Status",
             Self::SCT_COMMAND => "Unknown Command Specific Status",
             Self::SCT_MEDIA => "Unknown Media or Data Integrity Error",

@@ -1,14 +1,13 @@
 //! Command Specific Status, type 1 (Base 2.1, "Command Specific Status Definition").
 //!
-//! Codes below 80h belong to the admin commands. From 80h each command set has its own: [`io`] for
-//! the I/O command sets (NVM, ZNS), [`fabrics`] for Fabrics commands.
+//! Codes below 80h belong to the admin commands; 3Ch to 41h came after revision 2.2. From 80h each
+//! command set has its own: [`io`] for the I/O command sets, [`fabrics`] for Fabrics commands.
 
 crate::status::codes! { SCT_COMMAND:
     COMPLETION_QUEUE_INVALID = 0x00, "Completion Queue Invalid", "The completion queue does not exist.";
     INVALID_QUEUE_ID = 0x01, "Invalid Queue Identifier", "The queue identifier is out of range, in use, or names no queue.";
     INVALID_QUEUE_SIZE = 0x02, "Invalid Queue Size", "The queue is empty or larger than CAP.MQES allows.";
     ABORT_LIMIT_EXCEEDED = 0x03, "Abort Command Limit Exceeded", "More Abort commands are outstanding than Identify Controller's ACL allows.";
-    ABORT_MISSING = 0x04, "Abort Command Is Missing", "The command to abort was not found.";
     EVENT_LIMIT_EXCEEDED = 0x05, "Asynchronous Event Request Limit Exceeded", "More event requests are outstanding than Identify Controller's AERL allows.";
     INVALID_FIRMWARE_SLOT = 0x06, "Invalid Firmware Slot", "The firmware slot does not exist, is empty, or is read only.";
     INVALID_FIRMWARE_IMAGE = 0x07, "Invalid Firmware Image", "The firmware image is not valid and was not loaded.";
@@ -63,20 +62,47 @@ crate::status::codes! { SCT_COMMAND:
     CONTROLLER_SUSPENDED = 0x39, "Controller Suspended", "The controller is suspended.";
     CONTROLLER_NOT_SUSPENDED = 0x3a, "Controller Not Suspended", "The controller is not suspended.";
     DATA_QUEUE_FULL = 0x3b, "Controller Data Queue Full", "The controller data queue is full.";
+    TOO_MANY_NAMESPACE_SANITIZES = 0x3c, "Request Exceeds Maximum Namespace Sanitize Operations In Progress", "So many namespaces cannot be sanitized at once.";
+    PERSONALITY_REQUIRED = 0x3d, "Manufacturing Default Personality Required", "The firmware needs the manufacturing default personality.";
+    INVALID_POWER_LIMIT = 0x3e, "Invalid Power Limit", "The controller does not support this power limit.";
+    CROSS_RESET_IN_PROGRESS = 0x3f, "Cross-Controller Reset In Progress", "A cross-controller reset of that controller is already running.";
+    CROSS_RESET_LOG_FULL = 0x40, "Cross-Controller Reset Log Page Full", "The log of cross-controller resets has no room.";
+    CROSS_RESET_LIMIT_EXCEEDED = 0x41, "Cross-Controller Reset Limit Exceeded", "So many cross-controller resets cannot run at once.";
 }
 
-/// Codes from 80h as answers to I/O commands (NVM 1.1 and ZNS 1.2, "Status Values").
+/// Codes from 80h as answers to I/O commands (Base 2.1, "Command Specific Status Values, I/O Commands";
+/// 9Ch came with 2.2, B6h and B7h are ZNS 1.2's).
 pub(super) mod io {
     crate::status::codes! { SCT_COMMAND:
         CONFLICTING_ATTRIBUTES = 0x80, "Conflicting Attributes", "The attributes in the command contradict each other.";
         INVALID_PROTECTION_INFORMATION = 0x81, "Invalid Protection Information", "The protection settings do not fit the namespace's format.";
         WRITE_TO_READ_ONLY_RANGE = 0x82, "Attempted Write to Read Only Range", "The range holds blocks that can only be read.";
         COMMAND_SIZE_LIMIT_EXCEEDED = 0x83, "Command Size Limit Exceeded", "The command covers more than the controller's limit for it.";
+        INVALID_COMMAND_ID = 0x84, "Invalid Command ID", "There is no such command to cancel.";
         INCOMPATIBLE_NAMESPACE = 0x85, "Incompatible Namespace or Format", "Source and destination of the copy have formats that do not go together.";
         FAST_COPY_NOT_POSSIBLE = 0x86, "Fast Copy Not Possible", "The command asked for a fast copy, and this one would not be.";
         OVERLAPPING_IO_RANGE = 0x87, "Overlapping I/O Range", "Source and destination of the copy overlap.";
         NAMESPACE_NOT_REACHABLE = 0x88, "Namespace Not Reachable", "A namespace that the command needs cannot be reached from here.";
         INSUFFICIENT_RESOURCES = 0x89, "Insufficient Resources", "The controller lacks the resources for this command.";
+        INSUFFICIENT_PROGRAM_RESOURCES = 0x8a, "Insufficient Program Resources", "The controller lacks the resources for the program.";
+        INVALID_MEMORY_NAMESPACE = 0x8b, "Invalid Memory Namespace", "There is no such memory namespace.";
+        INVALID_MEMORY_RANGE_SET = 0x8c, "Invalid Memory Range Set", "The memory range set is not valid.";
+        INVALID_MEMORY_RANGE_SET_ID = 0x8d, "Invalid Memory Range Set Identifier", "There is no such memory range set.";
+        INVALID_PROGRAM_DATA = 0x8e, "Invalid Program Data", "The program's data is not valid.";
+        INVALID_PROGRAM_INDEX = 0x8f, "Invalid Program Index", "There is no such program index.";
+        INVALID_PROGRAM_TYPE = 0x90, "Invalid Program Type", "The controller does not support programs of this type.";
+        MEMORY_RANGES_EXCEEDED = 0x91, "Maximum Memory Ranges Exceeded", "There can be no more memory ranges.";
+        MEMORY_RANGE_SETS_EXCEEDED = 0x92, "Maximum Memory Range Sets Exceeded", "There can be no more memory range sets.";
+        PROGRAMS_ACTIVATED_EXCEEDED = 0x93, "Maximum Programs Activated", "There can be no more active programs.";
+        PROGRAM_BYTES_EXCEEDED = 0x94, "Maximum Program Bytes Exceeded", "There is no room for more programs.";
+        MEMORY_RANGE_SET_IN_USE = 0x95, "Memory Range Set In Use", "A program uses the memory range set.";
+        NO_PROGRAM = 0x96, "No Program", "There is no program at this index.";
+        OVERLAPPING_MEMORY_RANGES = 0x97, "Overlapping Memory Ranges", "Memory ranges overlap.";
+        PROGRAM_NOT_ACTIVATED = 0x98, "Program Not Activated", "The program is not active.";
+        PROGRAM_IN_USE = 0x99, "Program In Use", "The program runs.";
+        PROGRAM_INDEX_NOT_DOWNLOADABLE = 0x9a, "Program Index Not Downloadable", "No program can be loaded at this index.";
+        PROGRAM_TOO_BIG = 0x9b, "Program Too Big", "The program is larger than the controller takes.";
+        MEDIA_VERIFIED = 0x9c, "Successful Media Verification Read", "The read verified the media after a sanitize and returned no user data.";
         INVALID_ZONE_OPERATION = 0xb6, "Invalid Zone Operation Request", "The zone does not allow the operation.";
         ZRWA_UNAVAILABLE = 0xb7, "ZRWA Resources Unavailable", "No zone random write area is available.";
         ZONE_BOUNDARY_ERROR = 0xb8, "Zoned Boundary Error", "The command crosses the end of its zone.";
@@ -90,7 +116,8 @@ pub(super) mod io {
     }
 }
 
-/// Codes from 80h as answers to Fabrics commands (Base 2.1, "Fabrics Command Set", status values).
+/// Codes from 80h as answers to Fabrics commands (Base 2.1, "Command Specific Status Values,
+/// Fabrics Commands").
 pub(super) mod fabrics {
     crate::status::codes! { SCT_COMMAND:
         FABRICS_INCOMPATIBLE_FORMAT = 0x80, "Incompatible Format", "The subsystem does not support this format of the command's data.";

@@ -1,6 +1,6 @@
 //! Generic Command Status, type 0 (Base 2.1, "Generic Command Status Definition").
 //!
-//! Codes from 80h belong to the I/O command sets: NVM (80h to 84h) and KV (85h to 89h).
+//! 2Bh and 2Ch came after revision 2.2. Codes from 80h belong to the I/O command sets: NVM (80h to 84h) and KV (85h to 89h).
 
 crate::status::codes! { SCT_GENERIC:
     SUCCESS = 0x00, "Successful Completion", "The command completed without error.";
@@ -45,6 +45,8 @@ crate::status::codes! { SCT_GENERIC:
     INCORRECT_KEY = 0x28, "Incorrect Key", "The key that the key tag names is not the right one.";
     FDP_DISABLED = 0x29, "FDP Disabled", "Flexible Data Placement is not enabled in the endurance group.";
     INVALID_PLACEMENT_HANDLES = 0x2a, "Invalid Placement Handle List", "The list of placement handles is not valid.";
+    SANITIZE_NAMESPACE_FAILED = 0x2b, "Sanitize Namespace Failed", "The last sanitize of the namespace failed, and nothing has recovered from that.";
+    SANITIZE_NAMESPACE_IN_PROGRESS = 0x2c, "Sanitize Namespace In Progress", "The command is not allowed while the namespace is sanitized.";
     LBA_OUT_OF_RANGE = 0x80, "LBA Out of Range", "The command reaches past the end of the namespace.";
     CAPACITY_EXCEEDED = 0x81, "Capacity Exceeded", "The namespace has no capacity left for this.";
     NAMESPACE_NOT_READY = 0x82, "Namespace Not Ready", "The namespace cannot be accessed now.";
