@@ -1,0 +1,132 @@
+//! This driver's own queue, over whatever its address leads to.
+
+use doorbell::spec::status::Status;
+use doorbell::{Buffer, Done, Namespace, Queue, Reason};
+
+use crate::engine::{Code, Engine, Lost, Refused};
+use crate::workload::Operation;
+
+/// A queue of the driver.
+pub struct Doorbell {
+    queue: Queue,
+    namespace: Namespace,
+    /// Buffers that are not in flight, by tag; none where the workload moves no data.
+    buffers: Box<[Option<Buffer>]>,
+    /// Blocks of one I/O.
+    blocks: u64,
+    patience: u32,
+}
+
+impl Doorbell {
+    /// A queue for I/Os of `blocks` blocks, with a buffer for each I/O in flight.
+    pub fn new(
+        queue: Queue,
+        namespace: Namespace,
+        buffers: Vec<Option<Buffer>>,
+        blocks: u64,
+    ) -> Self {
+        // Emulated drives need a processor to answer, perhaps this one; a real one does not.
+        let address = namespace.controller().address();
+        let patience = if address.starts_with("pcie:") { 200_000 } else { 3_000 };
+        Self { queue, namespace, buffers: buffers.into_boxed_slice(), blocks, patience }
+    }
+
+    #[cold]
+    fn refused(&mut self, tag: u32, rejected: doorbell::Rejected) -> Refused {
+        let reason = rejected.reason;
+        if let Some(place) = self.buffers.get_mut(tag as usize) {
+            *place = rejected.io.into_buffer();
+        }
+        match reason {
+            Reason::Full => Refused::Full,
+            other => Refused::Lost(self.lost(&other)),
+        }
+    }
+
+    fn lost(&self, why: &dyn std::fmt::Display) -> Lost {
+        Lost(format!("{}: {why}", self.namespace.controller().address()))
+    }
+}
+
+impl Code {
+    fn nvme(status: Status) -> Self {
+        Self(status.code().into())
+    }
+}
+
+impl Engine for Doorbell {
+    const SLEEPS: bool = false;
+
+    fn depth(&self) -> u32 {
+        self.buffers.len() as u32
+    }
+
+    fn buffer(&mut self, tag: u32) -> &mut [u8] {
+        match self.buffers.get_mut(tag as usize) {
+            Some(Some(buffer)) => buffer,
+            _ => &mut [],
+        }
+    }
+
+    #[inline]
+    fn stage(&mut self, tag: u32, operation: Operation, lba: u64) -> Result<(), Refused> {
+        let place = self.buffers.get_mut(tag as usize).and_then(Option::take);
+        let namespace = &self.namespace;
+        let io = match (operation, place) {
+            (Operation::Read, Some(buffer)) => namespace.read(lba, buffer),
+            (Operation::Write, Some(buffer)) => namespace.write(lba, buffer),
+            (Operation::Compare, Some(buffer)) => namespace.compare(lba, buffer),
+            (Operation::Trim, Some(buffer)) => {
+                namespace.deallocate(&[(lba, self.blocks as u32)], buffer)
+            }
+            (Operation::WriteZeroes, _) => namespace.write_zeroes(lba, self.blocks),
+            (Operation::Flush, _) => namespace.flush(),
+            (_, None) => return Err(Refused::Full),
+        };
+        match self.queue.stage(io.tag(tag.into())) {
+            Ok(()) => Ok(()),
+            Err(rejected) => Err(self.refused(tag, rejected)),
+        }
+    }
+
+    #[inline]
+    fn ring(&mut self) -> Result<(), Lost> {
+        self.queue.ring();
+        Ok(())
+    }
+
+    #[inline]
+    fn poll(&mut self, limit: u32, _: bool, sink: &mut impl FnMut(u32, Code)) -> Result<(), Lost> {
+        let mut taken = 0;
+        while taken < limit {
+            let Some(Done { tag, status, buffer, .. }) = self.queue.reap() else { break };
+            if let Some(place) = self.buffers.get_mut(tag as usize) {
+                *place = buffer;
+            }
+            taken += 1;
+            sink(tag as u32, Code::nvme(status));
+        }
+        if taken == 0
+            && let Some(violation) = self.queue.failure()
+        {
+            return Err(self.lost(&violation));
+        }
+        Ok(())
+    }
+
+    fn patience(&self) -> u32 {
+        self.patience
+    }
+
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        let counters = self.queue.counters();
+        vec![
+            ("commands", counters.commands),
+            ("completions", counters.completions),
+            ("doorbells", counters.doorbells),
+            ("polls", counters.polls),
+            ("empty_polls", counters.empty_polls),
+            ("divided", counters.divided),
+        ]
+    }
+}
