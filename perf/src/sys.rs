@@ -2,10 +2,7 @@
 //!
 //! Called by the modules that own the purpose; nothing here keeps state but the one flag that the signal handler sets.
 
-#![expect(
-    unsafe_code,
-    reason = "system calls and one processor instruction without a safe wrapper"
-)]
+#![expect(unsafe_code, reason = "system calls and one instruction without a safe wrapper")]
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};

@@ -10,14 +10,14 @@ use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 use serde_json::Value;
 
 /// What a run left behind.
-pub struct Output {
-    pub status: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Output {
+    pub(crate) status: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 /// Runs the binary.
-pub fn run(words: &[&str]) -> Output {
+pub(crate) fn run(words: &[&str]) -> Output {
     let output =
         Command::new(env!("CARGO_BIN_EXE_doorbell-perf")).args(words).output().expect("starts");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("prints text");
@@ -29,7 +29,7 @@ pub fn run(words: &[&str]) -> Output {
 }
 
 /// Runs the binary, which must succeed, and parses its JSON report.
-pub fn json(words: &[&str], addresses: &[&str]) -> Value {
+pub(crate) fn json(words: &[&str], addresses: &[&str]) -> Value {
     let words = [words, &["--output", "json"], addresses].concat();
     let output = run(&words);
     assert_eq!(output.status, Some(0), "{words:?}\n{}{}", output.stderr, output.stdout);
@@ -38,7 +38,7 @@ pub fn json(words: &[&str], addresses: &[&str]) -> Value {
 }
 
 /// Every summary has every key, and devices and operations add up to the total.
-pub fn check_sums(report: &Value, ios: u64) {
+pub(crate) fn check_sums(report: &Value, ios: u64) {
     let total = &report["total"];
     assert_eq!(total["ios"], ios, "{report}");
     let devices = report["devices"].as_array().expect("a list").iter();
@@ -65,7 +65,7 @@ fn check_keys(summary: &Value) {
 }
 
 /// I/Os in each histogram of a log: the untagged ones together, and the tagged ones together.
-pub fn ios_in_log(log: &str) -> [u64; 2] {
+pub(crate) fn ios_in_log(log: &str) -> [u64; 2] {
     let mut sums = [0, 0];
     for entry in IntervalLogIterator::new(log.as_bytes()) {
         let Ok(LogEntry::Interval(interval)) = entry else { continue };
@@ -95,22 +95,22 @@ fn decode(text: &str) -> Vec<u8> {
 }
 
 /// A file that goes when the test ends.
-pub struct Scratch(PathBuf);
+pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
     /// A file of zeroes.
-    pub fn file(name: &str, len: usize) -> Self {
+    pub(crate) fn file(name: &str, len: usize) -> Self {
         let path =
             std::env::temp_dir().join(format!("doorbell-perf-{}-{name}", std::process::id()));
         std::fs::write(&path, vec![0; len]).expect("writes");
         Self(path)
     }
 
-    pub fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         self.0.to_str().expect("a plain name")
     }
 
-    pub fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         std::fs::read(&self.0).expect("reads")
     }
 }
