@@ -309,10 +309,6 @@ hex() {
 # signature BLOCK: what the data on a block device begins (or ends) as, or nothing.
 signature() (
     file=$dev/$1
-    if [ ! -r "$file" ]; then
-        say "unreadable without root"
-        exit 0
-    fi
     # Offset, bytes, name; first what stands in the first 8 KiB, read at once.
     found=$(
         {
@@ -360,31 +356,49 @@ TABLE
     [ -n "$root" ] || ! command -v blkid >/dev/null || blkid -p -o value -s TYPE "$file" 2>/dev/null
 )
 
+# survey: once per run, who has mounted what (device number, source, place) and holds which drives open (pid, file).
+# Of every process: a container may have a drive mounted where this one does not see it.
+survey() {
+    # shellcheck disable=SC2002,SC2012,SC2046 # names here are numbers; find of busybox cannot match what a link says
+    mounts=$(
+        cat $(
+            say "$proc/self/mountinfo"
+            ls -l "$proc"/[0-9]*/ns/mnt 2>/dev/null |
+                awk '!($NF in seen) { seen[$NF]; file = $(NF - 2); sub(/ns.mnt$/, "mountinfo", file); print file }'
+        ) 2>/dev/null |
+            awk '{ for (i = 7; i < NF; i++) if ($i == "-") { print $3, $(i + 2), $5; break } }' | sort -u
+    )
+    # The / makes ls name the folders even where there is but one process.
+    # shellcheck disable=SC2012
+    opened=$(
+        ls -l / "$proc"/[0-9]*/fd 2>/dev/null |
+            awk '/\/fd:$/ { n = split($0, part, "/"); pid = part[n - 1] }
+                NF > 2 && $(NF - 1) == "->" && $NF ~ /^\/dev\/(nvme|vfio\/)/ { print pid, $NF }
+                END { print "0 end" }' | sort -u
+    )
+    # Not knowing must not look like nobody.
+    case $mounts/$opened in
+        /* | */) die "cannot read $proc/self/mountinfo or $proc/*/fd: is /proc mounted?" ;;
+    esac
+}
+
 # openers FILE: processes that hold it open, as "name (pid N)".
 openers() (
-    # shellcheck disable=SC2012 # names here are numbers; find of busybox cannot match what a link says
-    # (the / makes ls name the folders even where there is but one process)
-    ls -l / "$proc"/[0-9]*/fd 2>/dev/null |
-        awk -v file="$1" '/\/fd:$/ { n = split($0, part, "/"); pid = part[n - 1] }
-            $NF == file && $(NF - 1) == "->" && !(pid in seen) { seen[pid]; print pid }' |
-        while read -r pid; do
-            name=$(first_line "$proc/$pid/comm")
-            case $name in
-                # Looks at every block device that appears, and lets go of it at once.
-                *udev*) ;;
-                *) say "${name:-process} (pid $pid)" ;;
-            esac
-        done
+    printf '%s\n' "$opened" | awk -v file="$1" '$2 == file { print $1 }' | while read -r pid; do
+        name=$(first_line "$proc/$pid/comm")
+        case $name in
+            # Looks at every block device that appears, and lets go of it at once.
+            *udev*) ;;
+            *) say "${name:-process} (pid $pid)" ;;
+        esac
+    done
 )
 
 # uses_of_block BLOCK: one line a use.
 uses_of_block() (
     numbers=$(first_line "$sys/class/block/$1/dev")
-    # Of every process: a container may have it mounted where we do not see it.
-    cat "$proc"/[0-9]*/mountinfo "$proc"/self/mountinfo 2>/dev/null |
-        awk -v numbers="${numbers:--}" -v node="/dev/$1" '
-            { source = ""; for (i = 7; i < NF; i++) if ($i == "-") { source = $(i + 2); break } }
-            ($3 == numbers || source == node) && !($5 in seen) { seen[$5]; print "mounted on " $5 }'
+    printf '%s\n' "$mounts" | awk -v numbers="${numbers:--}" -v node="/dev/$1" '
+        ($1 == numbers || $2 == node) && !($3 in seen) { seen[$3]; print "mounted on " $3 }'
     awk -v node="/dev/$1" '$1 == node { print "swapped on" }' "$proc/swaps" 2>/dev/null
     for holder in "$sys/class/block/$1"/holders/*; do
         [ -e "$holder" ] || continue
@@ -400,8 +414,12 @@ uses_of_block() (
         say "held by $kind$holder${name:+ ($name)}"
     done
     openers "/dev/$1" | sed 's/^/opened by /'
-    found=$(signature "$1" | head -n 1)
-    [ -z "$found" ] || say "holds data: $found"
+    if [ -r "$dev/$1" ]; then
+        found=$(signature "$1" | head -n 1)
+        [ -z "$found" ] || say "holds data: $found"
+    else
+        say "holds who knows what: only root can read it"
+    fi
 )
 
 # uses_of BDF: what a drive is in use by, one line a use.
@@ -562,6 +580,7 @@ bind_one() {
 
 bind() {
     need_root bind
+    survey
     [ $# -gt 0 ] || wrong_usage "bind needs a drive; the NVMe drives are: $(drives | tr '\n' ' ')"
     user_id=
     if [ -n "$user" ]; then
@@ -620,6 +639,7 @@ unbind_one() {
 
 unbind() {
     need_root unbind
+    survey
     failed=0
     if [ $# -eq 0 ]; then
         for file in "$state"/drives/*:*; do
@@ -637,6 +657,7 @@ unbind() {
 # ---------------------------------------------------------------------------------------------------- status
 
 status() {
+    survey
     printf '%-8s %-5s %8s %8s %8s\n' NODE SIZE PAGES FREE OURS
     for one in $(nodes); do
         for pages in "$(dirname "$(pages_of "$one" 0)")"/hugepages-*kB; do

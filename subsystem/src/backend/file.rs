@@ -221,10 +221,10 @@ impl Backend for FileBackend {
 
 impl Direct {
     fn takes(&self, offset: u64, pieces: &[HostBytes<'_>]) -> bool {
-        offset % self.offset_align == 0
+        offset.is_multiple_of(self.offset_align)
             && pieces.iter().all(|piece| {
-                piece.as_ptr().addr() as u64 % self.memory_align == 0
-                    && piece.len() as u64 % self.offset_align == 0
+                (piece.as_ptr().addr() as u64).is_multiple_of(self.memory_align)
+                    && (piece.len() as u64).is_multiple_of(self.offset_align)
             })
     }
 }

@@ -254,6 +254,8 @@ fn a_drive_has_many_names() {
 fn a_mounted_drive_is_refused() {
     let tree = Tree::new("mounted");
     // In the mount namespace of a container only.
+    tree.link("proc/1/ns/mnt", "mnt:[1]");
+    tree.link("proc/4711/ns/mnt", "mnt:[2]");
     tree.write("proc/4711/mountinfo", "30 1 259:0 / /data rw shared:1 - ext4 /dev/nvme0n1 rw\n");
     tree.refuses("/dev/nvme0n1 mounted on /data");
     tree.binds(&[BDF, "--force"]);
