@@ -7,6 +7,7 @@
 #![expect(unsafe_code, reason = "declares the one unsafe method of the seam; calls none")]
 
 mod open;
+pub mod vfio;
 pub mod vfio_user;
 
 pub(crate) use self::open::open;
@@ -70,6 +71,14 @@ pub enum DeviceError {
         what: String,
         /// The next step for the user, beginning with "; ", or empty.
         hint: String,
+    },
+    /// The kernel's VFIO does not give the function, or not what is wanted of it.
+    #[error("{address}: {source}")]
+    Vfio {
+        /// Address as the user gave it.
+        address: String,
+        /// The obstacle, and what removes it.
+        source: vfio::VfioError,
     },
 }
 

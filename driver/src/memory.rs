@@ -324,7 +324,7 @@ impl DmaMemory {
                 result,
                 Err(MemoryError::Addresses { .. }
                     | MemoryError::System { .. }
-                    | MemoryError::Device(DeviceError::Refused { .. }))
+                    | MemoryError::Device(DeviceError::Refused { .. } | DeviceError::Vfio { .. }))
             );
             if !for_want_of_room || want <= least {
                 return result;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Device;
+use super::vfio::Vfio;
 use super::vfio_user::VfioUser;
 use crate::address::Address;
 use crate::controller::Config;
@@ -12,7 +13,8 @@ use crate::error::AttachError;
 pub(crate) fn open(address: &Address, config: &Config) -> Result<Arc<dyn Device>, AttachError> {
     match address {
         Address::VfioUser(path) => Ok(Arc::new(VfioUser::open(path, config.exchange_timeout)?)),
-        Address::Pcie(_) | Address::Embedded(_) => {
+        Address::Pcie(bdf) => Ok(Arc::new(Vfio::open(*bdf)?)),
+        Address::Embedded(_) => {
             Err(AttachError::NotBuilt { address: address.to_string(), feature: "embedded" })
         }
     }
