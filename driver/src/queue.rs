@@ -33,9 +33,9 @@ pub struct Counters {
     pub commands: u64,
     /// Completions taken from the device.
     pub completions: u64,
-    /// Calls of [`Queue::poll`], and of [`Queue::reap`] that found nothing.
+    /// Times that everything that had arrived was taken: about one a call of [`Queue::poll`].
     pub polls: u64,
-    /// Those that found nothing.
+    /// Those with nothing taken since the time before.
     pub empty_polls: u64,
     /// Doorbells written, of both kinds.
     pub doorbells: u64,
@@ -68,6 +68,7 @@ pub struct Queue<T: Transport = Pcie> {
     attention: bool,
     commands: u64,
     completions: u64,
+    completions_before: u64,
     polls: u64,
     empty_polls: u64,
     operations: Operations,
@@ -93,6 +94,7 @@ impl<T: Transport> Queue<T> {
             attention: false,
             commands: 0,
             completions: 0,
+            completions_before: 0,
             polls: 0,
             empty_polls: 0,
             operations: Operations::new(operations, limits.max_transfer),
@@ -287,39 +289,86 @@ impl<T: Transport> Queue<T> {
     /// The next completion from the transport, with what it was staged as.
     #[inline(always)]
     fn take(&mut self) -> Option<(Ticket, Done)> {
-        let mut found = false;
-        // Completions that are nobody's business but the queue's do not end the round; the device cannot make it longer.
-        for _ in 0..=self.slots.depth() {
-            let completion = match self.transport.next() {
-                Ok(Some(completion)) if self.failure.is_none() => completion,
-                Ok(_) => break,
-                Err(violation) => {
-                    self.fail(violation);
-                    break;
-                }
-            };
-            found = true;
-            self.completions += 1;
-            let Some((slot, taken)) = self.slots.complete(completion.cid) else {
-                self.stray(completion.cid);
-                continue;
-            };
-            if taken.holder == Holder::Caller {
+        let completion = match self.transport.next() {
+            Ok(Some(completion)) => completion,
+            Ok(None) => {
+                self.end_round();
+                return None;
+            }
+            Err(violation) => {
+                self.fail(violation);
+                return None;
+            }
+        };
+        self.completions += 1;
+        match self.slots.complete(completion.cid) {
+            Some((_, taken)) if taken.holder == Holder::Caller => {
                 let Completion { cid, status, result } = completion;
                 let done = Done { tag: taken.tag, status, result, buffer: taken.buffer };
-                return Some((Ticket::Command(cid), done));
+                Some((Ticket::Command(cid), done))
             }
-            if let Some(other) = self.complete_slowly(slot, taken, completion) {
-                return Some(other);
-            }
+            other => self.take_slowly(completion, other),
         }
+    }
+
+    #[inline(always)]
+    fn end_round(&mut self) {
         self.polls += 1;
-        self.empty_polls += u64::from(!found);
-        if self.attention {
-            self.pump();
-            self.transport.ring();
+        if self.completions == self.completions_before {
+            self.empty_polls += 1;
         }
-        None
+        self.completions_before = self.completions;
+        if self.attention {
+            self.attend_to_operations();
+        }
+    }
+
+    #[cold]
+    fn attend_to_operations(&mut self) {
+        self.pump();
+        self.transport.ring();
+    }
+
+    /// A completion that is not simply the caller's, and those after it until one is, or none is left. The device
+    /// cannot make the round longer than the queue is deep.
+    #[cold]
+    fn take_slowly(
+        &mut self,
+        first: Completion,
+        taken: Option<(u16, Taken)>,
+    ) -> Option<(Ticket, Done)> {
+        let (mut completion, mut taken) = (first, taken);
+        for _ in 0..self.slots.depth() {
+            match taken {
+                Some((slot, taken)) => {
+                    if let Some(whole) = self.complete_slowly(slot, taken, completion) {
+                        return Some(whole);
+                    }
+                }
+                None => self.stray(completion.cid),
+            }
+            completion = match self.transport.next() {
+                Ok(Some(completion)) => completion,
+                Ok(None) => {
+                    self.end_round();
+                    return None;
+                }
+                Err(violation) => {
+                    self.fail(violation);
+                    return None;
+                }
+            };
+            self.completions += 1;
+            taken = self.slots.complete(completion.cid);
+        }
+        // The last one taken off the ring is not forgotten.
+        match taken {
+            Some((slot, taken)) => self.complete_slowly(slot, taken, completion),
+            None => {
+                self.stray(completion.cid);
+                None
+            }
+        }
     }
 
     #[cold]

@@ -42,6 +42,9 @@ pub(super) struct Slots {
     idle_len: usize,
     index_mask: u16,
     generation_step: u16,
+    depth: usize,
+    /// Where the slots go when the queue has failed: nothing completes any more, and nothing is released.
+    closed: Box<[Slot]>,
 }
 
 /// What a completed slot held.
@@ -69,11 +72,14 @@ impl Slots {
             index_mask: ((1u32 << index_bits) - 1) as u16,
             // With 65,536 slots nothing is left of 16 bits, and the step is 0.
             generation_step: (1u32 << index_bits) as u16,
+            depth: usize::from(depth),
+            closed: Box::default(),
         }
     }
 
+    #[inline(always)]
     pub(super) fn depth(&self) -> usize {
-        self.slots.len()
+        self.depth
     }
 
     #[inline(always)]
@@ -127,10 +133,12 @@ impl Slots {
         })
     }
 
-    /// Hands out no more slots.
+    /// Hands out no more slots and completes none; those in flight keep their buffers.
     pub(super) fn close(&mut self) {
         self.idle_len = 0;
-        self.idle = Box::default();
+        if self.closed.is_empty() {
+            self.closed = std::mem::take(&mut self.slots);
+        }
     }
 
     /// Nobody waits for `cid` any more; its buffer stays until it completes.
