@@ -6,6 +6,8 @@
 
 #![expect(unsafe_code, reason = "declares the one unsafe method of the seam; calls none")]
 
+#[cfg(feature = "embedded")]
+pub mod embedded;
 mod open;
 pub mod vfio;
 pub mod vfio_user;

@@ -14,6 +14,9 @@ pub(crate) fn open(address: &Address, config: &Config) -> Result<Arc<dyn Device>
     match address {
         Address::VfioUser(path) => Ok(Arc::new(VfioUser::open(path, config.exchange_timeout)?)),
         Address::Pcie(bdf) => Ok(Arc::new(Vfio::open(*bdf)?)),
+        #[cfg(feature = "embedded")]
+        Address::Embedded(options) => Ok(Arc::new(super::embedded::Embedded::open(options)?)),
+        #[cfg(not(feature = "embedded"))]
         Address::Embedded(_) => {
             Err(AttachError::NotBuilt { address: address.to_string(), feature: "embedded" })
         }

@@ -1,0 +1,134 @@
+//! Doors: the same subsystem behind different devices, opened alike.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use doorbell::clock::{Clock, SystemClock};
+use doorbell::device::embedded::{Embedded, SteppedClock};
+use doorbell::{Address, Config, Controller};
+
+/// How a controller is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// In this process, on the caller's thread.
+    Stepped,
+    /// In this process, on a thread of its own.
+    Threaded,
+    /// A server over vfio-user.
+    VfioUser,
+}
+
+/// An attached controller and whatever serves it.
+pub struct Rig {
+    /// The controller.
+    pub controller: Controller,
+    clock: Arc<dyn Clock>,
+}
+
+impl Rig {
+    /// Opens a controller whose namespaces are as an `embedded:` address with `options` says.
+    ///
+    /// # Panics
+    /// If that fails.
+    #[must_use]
+    pub fn open(door: Door, options: &str) -> Self {
+        let address: Address = format!("embedded:{options}").parse().expect("options");
+        let Address::Embedded(embedded) = &address else { unreachable!("an embedded address") };
+        match door {
+            Door::Stepped => {
+                let device = Arc::new(Embedded::stepped(embedded).expect("a subsystem"));
+                let clock: Arc<dyn Clock> = Arc::new(SteppedClock::new(device.clone()));
+                let controller =
+                    Controller::attach_device(device, Config::default(), clock.clone());
+                Self { controller: controller.expect("a controller"), clock }
+            }
+            Door::Threaded => {
+                let controller = Controller::attach(&address, Config::default());
+                Self {
+                    controller: controller.expect("a controller"),
+                    clock: Arc::new(SystemClock::new()),
+                }
+            }
+            Door::VfioUser => todo!(),
+        }
+    }
+
+    /// Lets the device work while the test waits for it.
+    pub fn pause(&self, round: &mut u32) {
+        self.clock.pause(*round, Duration::from_millis(1));
+        *round = round.saturating_add(1);
+    }
+
+    /// Drops the rig's handle of the controller; what is returned keeps the device going.
+    #[must_use]
+    pub fn forget_controller(self) -> Arc<dyn Clock> {
+        self.clock
+    }
+
+    /// Shuts the controller down.
+    ///
+    /// # Panics
+    /// If that fails, or something still uses it.
+    pub fn close(self) {
+        self.controller.shutdown().expect("shut down");
+    }
+}
+
+/// Runs `test` on a thread of its own, and fails if it takes longer than `longest`: no test may hang.
+///
+/// # Panics
+/// If the test panics or takes too long.
+pub fn within(longest: Duration, test: impl FnOnce() + Send + 'static) {
+    let (done, waits) = mpsc::channel();
+    let runner = thread::spawn(move || {
+        test();
+        let _ = done.send(());
+    });
+    match waits.recv_timeout(longest) {
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("still running after {longest:?}"),
+        _ => {
+            if let Err(panic) = runner.join() {
+                std::panic::resume_unwind(panic);
+            }
+        }
+    }
+}
+
+/// A directory of its own for a test, removed at the end.
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    /// A new directory.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    #[must_use]
+    pub fn new() -> Self {
+        static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("doorbell-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("a directory");
+        Self(path)
+    }
+
+    /// A path in it.
+    #[must_use]
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
