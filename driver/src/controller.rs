@@ -66,7 +66,6 @@ struct Inner {
     memory: Arc<DmaMemory>,
     device: Arc<dyn Device>,
     clock: Arc<dyn Clock>,
-    config: Config,
     /// The controller has been disabled or has gone; nothing is sent to it any more.
     ended: AtomicBool,
 }
@@ -148,7 +147,6 @@ impl Controller {
                 memory,
                 device,
                 clock,
-                config,
                 ended: AtomicBool::new(false),
             }),
         })

