@@ -471,6 +471,16 @@ impl DmaMemory {
         }
     }
 
+    /// Keeps all of it mapped, and the device open, until the process ends: the device could not be stopped and may
+    /// still write to it.
+    pub(crate) fn withdraw(self: &Arc<Self>) {
+        let mut state = self.lock();
+        let len = state.stats.reserved + state.stats.registered;
+        state.leaked(len, "the controller could not be stopped and might still write to it");
+        drop(state);
+        std::mem::forget(Arc::clone(self));
+    }
+
     fn check_boundaries(
         &self,
         what: &'static str,
@@ -544,10 +554,5 @@ impl std::fmt::Debug for DmaMemory {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let address = &self.device.info().address;
         f.debug_struct("DmaMemory").field("device", address).field("stats", &self.stats()).finish()
-    }
-}
-impl DmaMemory {
-    pub(crate) fn withdraw(self: &Arc<Self>) {
-        std::mem::forget(self.clone());
     }
 }
