@@ -215,6 +215,11 @@ impl Controller {
         &self.doorbells
     }
 
+    /// Whether it takes commands: enabled, not failed, not shut down.
+    pub fn is_running(&self) -> bool {
+        self.running
+    }
+
     /// Takes back the mappings that make up `len` bytes at `iova`. The controller does not touch them afterwards.
     ///
     /// # Errors

@@ -14,6 +14,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 const PAGE: usize = 4096;
 
+/// Where in their file the doorbells begin: where they are in BAR0, so that the file can stand for BAR0. The part
+/// before them is a hole.
+pub const FILE_OFFSET: u64 = doorbell_spec::register::offset::DOORBELLS;
+
 /// What the doorbells are made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DoorbellMemory {
@@ -59,20 +63,36 @@ impl DoorbellPage {
 
     fn shared(len: usize) -> io::Result<Self> {
         // SAFETY: the name is a valid C string; the call touches nothing else of ours.
-        let fd = unsafe { libc::memfd_create(c"doorbells".as_ptr(), libc::MFD_CLOEXEC) };
+        let fd = unsafe {
+            libc::memfd_create(c"doorbells".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING)
+        };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: a descriptor that the kernel just gave us and nobody else has.
         let file = unsafe { OwnedFd::from_raw_fd(fd) };
+        let end = FILE_OFFSET as usize + len;
         // SAFETY: plain call on a descriptor of ours.
-        if unsafe { libc::ftruncate(file.as_raw_fd(), len as libc::off_t) } != 0 {
+        if unsafe { libc::ftruncate(file.as_raw_fd(), end as libc::off_t) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // A host that shares the file could otherwise shorten it, and the next poll would raise SIGBUS.
+        let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+        // SAFETY: as above.
+        if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } != 0 {
             return Err(io::Error::last_os_error());
         }
         let access = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice.
         let base = unsafe {
-            libc::mmap(ptr::null_mut(), len, access, libc::MAP_SHARED, file.as_raw_fd(), 0)
+            libc::mmap(
+                ptr::null_mut(),
+                len,
+                access,
+                libc::MAP_SHARED,
+                file.as_raw_fd(),
+                FILE_OFFSET as libc::off_t,
+            )
         };
         match NonNull::new(base.cast()) {
             Some(address) if base != libc::MAP_FAILED => {
@@ -93,7 +113,7 @@ impl DoorbellPage {
         self.len
     }
 
-    /// The file behind the doorbells; `None` where they are heap.
+    /// The file behind the doorbells, which begin at [`FILE_OFFSET`] of it; `None` where they are heap.
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.file.as_ref().map(AsFd::as_fd)
     }

@@ -1,6 +1,8 @@
 //! What the integration tests share.
 
 pub mod function;
+pub mod host;
 pub mod model;
+pub mod port;
 pub mod rig;
 pub mod wire;

@@ -1,2 +1,155 @@
-//! Doorbell.
-fn main() {}
+//! `doorbell-subsystem`: serves namespaces to other processes over vfio-user, until told to stop.
+//!
+//! One thread for each port, which the library runs; one that waits for signals; and this one, which waits for either
+//! to say something.
+
+#![forbid(unsafe_code)]
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+use std::{io, thread};
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use doorbell_subsystem::port::vfio_user::{Server, Stop};
+use doorbell_subsystem::{Controller, Subsystem};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::args::Args;
+
+mod args;
+
+/// Time for the ports to end once they are told to.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the main thread waits for.
+enum Event {
+    /// SIGINT or SIGTERM.
+    Signal,
+    /// A port has ended, told to or not.
+    Ended(PathBuf, io::Result<()>),
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("doorbell-subsystem: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> anyhow::Result<()> {
+    let subsystem = subsystem(args)?;
+    let (send, events) = mpsc::channel();
+    // Before the first port: a signal that comes while it starts must still unlink its socket.
+    watch_signals(send.clone())?;
+    let stop = Stop::new().context("cannot make an event file descriptor")?;
+    let servers: Vec<Server> = args
+        .vfio_user
+        .iter()
+        .map(|path| {
+            let controller = Controller::new(Arc::clone(&subsystem), args.controller())?;
+            Ok(Server::bind(path, controller)?)
+        })
+        .collect::<anyhow::Result<_>>()?;
+    let ports = servers.len();
+    for (server, path) in servers.into_iter().zip(&args.vfio_user) {
+        start(server, path.clone(), Arc::clone(&stop), send.clone())?;
+        // Whoever asked for the address may have stopped reading; the port serves all the same.
+        let _ = writeln!(io::stdout(), "vfio-user:{}", path.display());
+    }
+    let result = wait(&events, ports, &stop);
+    subsystem.flush().context("flushing")?;
+    result
+}
+
+/// The subsystem, with its namespaces.
+fn subsystem(args: &Args) -> anyhow::Result<Arc<Subsystem>> {
+    let mut builder = Subsystem::builder();
+    if let Some(nqn) = &args.nqn {
+        builder = builder.nqn(nqn);
+    }
+    if let Some(serial) = &args.serial {
+        builder = builder.serial(serial);
+    }
+    if let Some(model) = &args.model {
+        builder = builder.model(model);
+    }
+    let subsystem = builder.build();
+    for spec in &args.namespace {
+        let namespace = spec.open().with_context(|| format!("--namespace {spec}"))?;
+        let nsid = subsystem.add(namespace).with_context(|| format!("--namespace {spec}"))?;
+        eprintln!("namespace {nsid}: {spec}");
+    }
+    Ok(subsystem)
+}
+
+/// Sends an event at each SIGINT and SIGTERM.
+fn watch_signals(send: Sender<Event>) -> anyhow::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot watch for signals")?;
+    thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            for _ in signals.forever() {
+                if send.send(Event::Signal).is_err() {
+                    return;
+                }
+            }
+        })
+        .context("cannot start a thread")?;
+    Ok(())
+}
+
+/// Runs a port on a thread.
+fn start(
+    server: Server,
+    path: PathBuf,
+    stop: Arc<Stop>,
+    send: Sender<Event>,
+) -> anyhow::Result<()> {
+    thread::Builder::new()
+        .name(format!("port {}", path.display()))
+        .spawn(move || {
+            let result = server.run(&stop);
+            // Where nobody receives any more, the process is about to end.
+            let _ = send.send(Event::Ended(path, result));
+        })
+        .context("cannot start a thread")?;
+    Ok(())
+}
+
+/// Waits for a signal or for the end of a port, then for the end of all of them.
+fn wait(events: &Receiver<Event>, ports: usize, stop: &Stop) -> anyhow::Result<()> {
+    let mut running = ports;
+    let mut failure = None;
+    let mut until: Option<Instant> = None;
+    while running > 0 {
+        let left = match until {
+            Some(until) => until.saturating_duration_since(Instant::now()),
+            None => Duration::from_secs(3600),
+        };
+        match events.recv_timeout(left) {
+            Ok(Event::Signal) if until.is_some() => bail!("told to stop a second time"),
+            Ok(Event::Signal) => {}
+            Ok(Event::Ended(path, result)) => {
+                running -= 1;
+                if let Err(error) = result {
+                    let what = format!("the port vfio-user:{} failed", path.display());
+                    failure = Some(anyhow::Error::new(error).context(what));
+                }
+            }
+            Err(RecvTimeoutError::Timeout) if until.is_none() => continue,
+            Err(_) => bail!("a port did not end within {PATIENCE:?}"),
+        }
+        until = until.or_else(|| Some(Instant::now() + PATIENCE));
+        stop.stop();
+    }
+    failure.map_or(Ok(()), Err)
+}
