@@ -7,8 +7,9 @@ use std::thread;
 use std::time::Duration;
 
 use doorbell::clock::{Clock, SystemClock};
-use doorbell::device::embedded::{Embedded, SteppedClock};
+use doorbell::device::embedded::{self, Embedded, SteppedClock};
 use doorbell::{Address, Config, Controller};
+use doorbell_subsystem::port::vfio_user::{Running, Server};
 
 /// How a controller is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +20,23 @@ pub enum Door {
     Threaded,
     /// A server over vfio-user.
     VfioUser,
+}
+
+/// The system's clock, and what must live as long as somebody waits on it.
+struct Serving {
+    clock: SystemClock,
+    _server: Running,
+    _directory: Scratch,
+}
+
+impl Clock for Serving {
+    fn now(&self) -> Duration {
+        self.clock.now()
+    }
+
+    fn pause(&self, round: u32, longest: Duration) {
+        self.clock.pause(round, longest);
+    }
 }
 
 /// An attached controller and whatever serves it.
@@ -36,10 +54,12 @@ impl Rig {
     #[must_use]
     pub fn open(door: Door, options: &str) -> Self {
         let address: Address = format!("embedded:{options}").parse().expect("options");
-        let Address::Embedded(embedded) = &address else { unreachable!("an embedded address") };
+        let Address::Embedded(embedded_options) = &address else {
+            unreachable!("an embedded address")
+        };
         match door {
             Door::Stepped => {
-                let device = Arc::new(Embedded::stepped(embedded).expect("a subsystem"));
+                let device = Arc::new(Embedded::stepped(embedded_options).expect("a subsystem"));
                 let clock: Arc<dyn Clock> = Arc::new(SteppedClock::new(device.clone()));
                 let controller =
                     Controller::attach_device(device, Config::default(), clock.clone());
@@ -52,7 +72,21 @@ impl Rig {
                     clock: Arc::new(SystemClock::new()),
                 }
             }
-            Door::VfioUser => todo!(),
+            Door::VfioUser => {
+                let directory = Scratch::new();
+                let path = directory.join("socket");
+                let (_, controller) = embedded::build(embedded_options).expect("a subsystem");
+                let server = Server::bind(&path, controller).expect("a socket");
+                let running = server.spawn().expect("a thread");
+                let clock: Arc<dyn Clock> = Arc::new(Serving {
+                    clock: SystemClock::new(),
+                    _server: running,
+                    _directory: directory,
+                });
+                let address = Address::VfioUser(path);
+                let controller = Controller::attach(&address, Config::default());
+                Self { controller: controller.expect("a controller"), clock }
+            }
         }
     }
 

@@ -478,4 +478,4 @@ macro_rules! through {
 
 through!(stepped, Door::Stepped);
 through!(threaded, Door::Threaded);
-// vfio_user
+through!(vfio_user, Door::VfioUser);

@@ -92,7 +92,11 @@ fn refused(address: &str, what: &str, source: io::Error) -> DeviceError {
     }
 }
 
-fn build(options: &EmbeddedOptions) -> Result<(String, Controller), DeviceError> {
+/// The controller that `options` describe, and the address that says so; for other ports to serve.
+///
+/// # Errors
+/// [`DeviceError`] if a namespace cannot be made.
+pub fn build(options: &EmbeddedOptions) -> Result<(String, Controller), DeviceError> {
     let address = Address::Embedded(options.clone()).to_string();
     let other = |what: &str, error: &dyn std::fmt::Display| {
         refused(&address, what, io::Error::other(error.to_string()))
