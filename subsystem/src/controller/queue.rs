@@ -109,6 +109,7 @@ impl SubmissionQueue {
             // The entries up to the tail were stored before it.
             fence(Ordering::Acquire);
             self.tail = value;
+            self.doorbell.refused = None;
             self.parked = false;
         } else if self.doorbell.has_shadow() && !self.parked && self.head == self.tail {
             self.parked = true;
@@ -214,6 +215,7 @@ impl CompletionQueue {
         // The host has read the entries that are overwritten now.
         fence(Ordering::Acquire);
         self.head = value;
+        self.doorbell.refused = None;
         Ok(())
     }
 

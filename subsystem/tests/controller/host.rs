@@ -2,13 +2,8 @@
 //!
 //! It knows what a driver knows and nothing of the controller's insides. Each wait ends after a number of polls.
 
-#![expect(unsafe_code, reason = "owns the memory that the controller is given")]
-
-use std::alloc::Layout;
 use std::collections::BTreeMap;
-use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use doorbell_spec::admin;
@@ -19,70 +14,10 @@ use doorbell_spec::register::{Aqa, Cc, Csts, offset};
 use doorbell_spec::status::Status;
 use doorbell_subsystem::{Controller, ControllerConfig, DoorbellMemory, Subsystem};
 
-/// I/O address of the host's memory.
-pub(crate) const BASE: u64 = 0x4000_0000;
+use crate::ram::{ALIGN, BASE, Ram};
+
 const RAM: usize = if cfg!(miri) { 1 << 20 } else { 16 << 20 };
-const ALIGN: usize = 64 << 10;
 const POLLS: u32 = 1000;
-
-/// Memory of the host.
-pub(crate) struct Ram {
-    base: NonNull<u8>,
-    len: usize,
-}
-
-// SAFETY: plain bytes, accessed by copies only.
-unsafe impl Send for Ram {}
-// SAFETY: as above; tests are single-threaded about the bytes themselves.
-unsafe impl Sync for Ram {}
-
-impl Ram {
-    pub(crate) fn new(len: usize) -> Self {
-        let layout = Layout::from_size_align(len, ALIGN).expect("layout");
-        // SAFETY: not empty.
-        let base = unsafe { std::alloc::alloc_zeroed(layout) };
-        Self { base: NonNull::new(base).expect("memory"), len }
-    }
-
-    pub(crate) fn base(&self) -> NonNull<u8> {
-        self.base
-    }
-
-    fn at(&self, iova: u64, len: usize) -> *mut u8 {
-        let offset = iova.checked_sub(BASE).expect("host address") as usize;
-        assert!(offset + len <= self.len, "host address {iova:#x} + {len:#x}");
-        // SAFETY: within the allocation, as just checked.
-        unsafe { self.base.as_ptr().add(offset) }
-    }
-
-    pub(crate) fn read(&self, iova: u64, len: usize) -> Vec<u8> {
-        let mut bytes = vec![0; len];
-        // SAFETY: `at` checked the range; `bytes` is apart from it.
-        unsafe { ptr::copy_nonoverlapping(self.at(iova, len), bytes.as_mut_ptr(), len) };
-        bytes
-    }
-
-    pub(crate) fn write(&self, iova: u64, bytes: &[u8]) {
-        // SAFETY: `at` checked the range; `bytes` is apart from it.
-        unsafe {
-            ptr::copy_nonoverlapping(bytes.as_ptr(), self.at(iova, bytes.len()), bytes.len())
-        };
-    }
-
-    pub(crate) fn word(&self, iova: u64) -> u64 {
-        assert_eq!(iova % 8, 0);
-        // SAFETY: `at` checked the range, and the address is aligned.
-        unsafe { AtomicU64::from_ptr(self.at(iova, 8).cast()) }.load(Ordering::Acquire)
-    }
-}
-
-impl Drop for Ram {
-    fn drop(&mut self) {
-        let layout = Layout::from_size_align(self.len, ALIGN).expect("layout");
-        // SAFETY: allocated by `new` with the same layout.
-        unsafe { std::alloc::dealloc(self.base.as_ptr(), layout) };
-    }
-}
 
 /// A queue pair as the host sees it.
 pub(crate) struct Pair {
@@ -117,9 +52,7 @@ impl Host {
     pub(crate) fn new(subsystem: &Arc<Subsystem>, config: ControllerConfig) -> Self {
         let mut controller = Controller::new(Arc::clone(subsystem), config).expect("controller");
         let ram = Arc::new(Ram::new(RAM));
-        let owner: Arc<dyn std::any::Any + Send + Sync> = ram.clone();
-        // SAFETY: the owner keeps the memory; it is accessed by copies only.
-        unsafe { controller.map(BASE, ram.base(), RAM, Some(owner)) }.expect("map");
+        ram.map(&mut controller, 0, BASE, RAM).expect("map");
         let pairs = BTreeMap::new();
         Self { controller, ram, pairs, now: Duration::ZERO, next: BASE, cid: 0 }
     }

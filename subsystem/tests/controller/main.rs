@@ -2,6 +2,10 @@
 
 mod bringup;
 mod host;
+mod queues;
+mod ram;
+mod random;
+mod registers;
 
 use std::sync::Arc;
 
