@@ -7,12 +7,14 @@ use crate::open_set::open_set;
 
 mod controller;
 mod flags;
+mod independent;
 mod lists;
 mod namespace;
 mod text;
 
 pub use controller::{IdentifyController, PowerState};
 pub use flags::*;
+pub use independent::IndependentNamespace;
 pub use lists::{
     ControllerList, Descriptor, Descriptors, IdentifierType, Identifiers, NamespaceDescriptorList,
     NamespaceList, Namespaces,

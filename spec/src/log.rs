@@ -10,6 +10,7 @@ use zerocopy::little_endian::{U16, U32, U64, U128};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::completion::StatusField;
+use crate::feature::Fid;
 use crate::identify::Text;
 use crate::status::Status;
 
@@ -392,6 +393,62 @@ pub struct CommandEffects {
     /// NVM subsystem.
     #[bits(12)]
     pub csp: u16,
+}
+
+/// Feature Identifiers Supported and Effects, LID 12h, 1024 bytes (Base 2.1, "Feature Identifiers
+/// Supported and Effects").
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct FeatureEffectsLog {
+    /// One [`FeatureEffects`] for each feature identifier.
+    pub fids: [U32; 256],
+}
+
+const _: () = assert!(size_of::<FeatureEffectsLog>() == 1024);
+
+impl FeatureEffectsLog {
+    /// What is said about one feature.
+    #[must_use]
+    pub const fn effects(&self, fid: Fid) -> FeatureEffects {
+        FeatureEffects::from_bits(self.fids[fid.0 as usize].get())
+    }
+
+    /// Says something about one feature.
+    pub fn set(&mut self, fid: Fid, effects: FeatureEffects) {
+        self.fids[usize::from(fid.0)].set(effects.into_bits());
+    }
+}
+
+/// FID Supported and Effects Data Structure, 4 bytes (Base 2.1, "Feature Identifiers Supported and
+/// Effects").
+#[bitfield(u32)]
+#[derive(PartialEq, Eq)]
+pub struct FeatureEffects {
+    /// FSUPP: the feature is supported.
+    pub fsupp: bool,
+    /// UDCC: User Data Content Change.
+    pub udcc: bool,
+    /// NCC: Namespace Capability Change.
+    pub ncc: bool,
+    /// NIC: Namespace Inventory Change.
+    pub nic: bool,
+    /// CCC: Controller Capability Change.
+    pub ccc: bool,
+    #[bits(14)]
+    __: u16,
+    /// USS: UUID Selection Supported.
+    pub uss: bool,
+    /// FSP: Feature Scope, one bit each: namespace, controller, NVM set, endurance group, domain,
+    /// NVM subsystem.
+    #[bits(12)]
+    pub fsp: u16,
+}
+
+impl FeatureEffects {
+    /// Bit of FSP: the feature belongs to a namespace.
+    pub const FSP_NAMESPACE: u16 = 1 << 0;
+    /// Bit of FSP: the feature belongs to the controller.
+    pub const FSP_CONTROLLER: u16 = 1 << 1;
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! One thread is host and controller in turn, with rings and doorbells in ordinary memory. A line gives nanoseconds of
 //! processor time per 4 KiB command, host's part included (eight stores, two loads, a random number). `--ms N` sets the time of a measurement.
 
+#[allow(dead_code, reason = "shared with the tests")]
 #[path = "../tests/controller/ram.rs"]
 mod ram;
 

@@ -25,8 +25,8 @@ pub(crate) const WARNING_KELVIN: u16 = 343;
 /// CCTEMP.
 pub(crate) const CRITICAL_KELVIN: u16 = 353;
 
-/// Features of the controller. Error Recovery, which belongs to namespaces, is the other one.
-const OF_CONTROLLER: [Fid; 14] = [
+/// Features of the controller.
+const OF_CONTROLLER: [Fid; 13] = [
     Fid::ARBITRATION,
     Fid::POWER_MANAGEMENT,
     Fid::TEMPERATURE_THRESHOLD,
@@ -40,8 +40,9 @@ const OF_CONTROLLER: [Fid; 14] = [
     Fid::KEEP_ALIVE_TIMER,
     Fid::HOST_BEHAVIOR,
     Fid::IO_COMMAND_SET_PROFILE,
-    Fid::ERROR_RECOVERY,
 ];
+/// Features that belong to a namespace.
+const OF_NAMESPACE: [Fid; 1] = [Fid::ERROR_RECOVERY];
 
 /// The values.
 #[derive(Clone, Debug)]
@@ -105,18 +106,15 @@ fn invalid() -> Status {
     Status::INVALID_FIELD.with_dnr()
 }
 
-/// Identifiers of the features that are supported.
-pub(crate) fn supported() -> impl Iterator<Item = Fid> {
-    OF_CONTROLLER.into_iter()
+/// The features that are supported, and whether they belong to a namespace.
+pub(crate) fn supported() -> impl Iterator<Item = (Fid, bool)> {
+    let controllers = OF_CONTROLLER.into_iter().map(|fid| (fid, false));
+    controllers.chain(OF_NAMESPACE.into_iter().map(|fid| (fid, true)))
 }
 
 fn capabilities(fid: Fid) -> Option<Capabilities> {
-    let changeable = Capabilities::new().with_changeable(true);
-    match fid {
-        Fid::ERROR_RECOVERY => Some(changeable.with_namespace_specific(true)),
-        _ if OF_CONTROLLER.contains(&fid) => Some(changeable),
-        _ => None,
-    }
+    let (_, of_namespace) = supported().find(|(supported, _)| *supported == fid)?;
+    Some(Capabilities::new().with_changeable(true).with_namespace_specific(of_namespace))
 }
 
 impl Controller {

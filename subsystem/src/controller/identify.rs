@@ -4,8 +4,8 @@ use doorbell_spec::admin::{IdentifyCdw10, IdentifyCdw11};
 use doorbell_spec::command::{NSID_ALL, Sqe};
 use doorbell_spec::identify::{
     Cmic, Cns, ControllerList, Csi, Descriptor, Dlfeat, Frmw, IdentifierType, IdentifyController,
-    IdentifyNamespace, LbaFormat, Lpa, NamespaceDescriptorList, NamespaceList, Nsfeat, Oacs, Oncs,
-    SIZE, Vwc,
+    IdentifyNamespace, IndependentNamespace, LbaFormat, Lpa, NamespaceDescriptorList,
+    NamespaceList, Nsfeat, Oacs, Oncs, SIZE, Vwc,
 };
 use doorbell_spec::status::Status;
 use zerocopy::{FromZeros, IntoBytes};
@@ -24,8 +24,6 @@ const OAES: u32 = 1 << 8;
 const IO_CONTROLLER: u8 = 1;
 /// NMIC and CMIC: namespaces may be attached to several controllers.
 const SHARED: u8 = 1;
-/// NSTAT bit 0: the namespace is ready.
-const READY: u8 = 1;
 
 impl Controller {
     pub(super) fn identify(&mut self, sqe: &Sqe) -> Result<u64, Status> {
@@ -62,8 +60,8 @@ impl Controller {
                 page = self.list(nsid)?;
             }
             Cns::INDEPENDENT_NAMESPACE => {
-                if let Some(namespace) = self.named(nsid)? {
-                    page = independent(namespace);
+                if self.named(nsid)?.is_some() {
+                    page = into_page(&independent());
                 }
             }
             Cns::NAMESPACE_CONTROLLERS => {
@@ -157,7 +155,7 @@ fn describe(namespace: &Namespace) -> IdentifyNamespace {
     page.nsze.set(namespace.blocks());
     page.ncap.set(namespace.blocks());
     page.nuse.set(namespace.blocks());
-    page.nsfeat = nsfeat(namespace).into_bits();
+    page.nsfeat = Nsfeat::new().with_thinp(properties.thin).into_bits();
     page.nmic = SHARED;
     if properties.zeroes {
         page.dlfeat = Dlfeat::new().with_drb(Dlfeat::READS_ZEROES).with_wzds(true).into_bits();
@@ -168,10 +166,6 @@ fn describe(namespace: &Namespace) -> IdentifyNamespace {
     let [format, ..] = &mut page.lbaf;
     *format = LbaFormat::new(namespace.block_shift() as u8);
     page
-}
-
-fn nsfeat(namespace: &Namespace) -> Nsfeat {
-    Nsfeat::new().with_thinp(namespace.properties().thin)
 }
 
 fn names(namespace: &Namespace) -> NamespaceDescriptorList {
@@ -187,13 +181,10 @@ fn names(namespace: &Namespace) -> NamespaceDescriptorList {
     NamespaceDescriptorList::from_descriptors(all.map(|(nidt, nid)| Descriptor { nidt, nid }))
 }
 
-/// I/O Command Set Independent Identify Namespace.
-fn independent(namespace: &Namespace) -> [u8; SIZE] {
-    let mut page = [0; SIZE];
-    let [features, shared, ..] = &mut page;
-    *features = nsfeat(namespace).into_bits();
-    *shared = SHARED;
-    page[14] = READY;
+fn independent() -> IndependentNamespace {
+    let mut page = IndependentNamespace::new_zeroed();
+    page.nmic = SHARED;
+    page.nstat = IndependentNamespace::NRDY;
     page
 }
 

@@ -7,14 +7,15 @@ use doorbell_spec::command::{NSID_ALL, Sqe};
 use doorbell_spec::identify::Csi;
 use doorbell_spec::log::{
     ChangedNamespaceList, CommandEffects, CommandEffectsLog, CriticalWarning, ErrorLogEntry,
-    FirmwareSlotLog, Lid, LidSupport, SmartLog, SupportedLogPages,
+    FeatureEffects, FeatureEffectsLog, FirmwareSlotLog, Lid, LidSupport, SmartLog,
+    SupportedLogPages,
 };
 use doorbell_spec::nvm::NvmOpcode;
 use doorbell_spec::status::Status;
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::Controller;
-use super::feature::KELVIN;
+use super::feature::{self, KELVIN};
 
 /// ELPE: entries of the error log, minus one.
 pub(crate) const ELPE_Z: u8 = 63;
@@ -23,13 +24,14 @@ const NO_LOCATION: u16 = 0xffff;
 /// Bytes in a SMART data unit: a thousand sectors.
 const DATA_UNIT: u64 = 512 * 1000;
 
-const PAGES: [Lid; 6] = [
+const PAGES: [Lid; 7] = [
     Lid::SUPPORTED_LOG_PAGES,
     Lid::ERROR_INFORMATION,
     Lid::SMART,
     Lid::FIRMWARE_SLOT,
     Lid::CHANGED_NAMESPACES,
     Lid::COMMAND_EFFECTS,
+    Lid::FEATURE_EFFECTS,
 ];
 
 /// The errors of late, newest first.
@@ -121,6 +123,7 @@ impl Controller {
                 return Err(Status::INVALID_FIELD.with_dnr());
             }
             Lid::COMMAND_EFFECTS => effects().as_bytes().to_vec(),
+            Lid::FEATURE_EFFECTS => features().as_bytes().to_vec(),
             _ => return Err(Status::INVALID_LOG_PAGE.with_dnr()),
         })
     }
@@ -173,6 +176,19 @@ fn supported_pages() -> SupportedLogPages {
     let mut page = SupportedLogPages::new_zeroed();
     for lid in PAGES {
         page.set(lid, LidSupport::new().with_lsupp(true));
+    }
+    page
+}
+
+fn features() -> FeatureEffectsLog {
+    let mut page = FeatureEffectsLog::new_zeroed();
+    for (fid, of_namespace) in feature::supported() {
+        let scope = if of_namespace {
+            FeatureEffects::FSP_NAMESPACE
+        } else {
+            FeatureEffects::FSP_CONTROLLER
+        };
+        page.set(fid, FeatureEffects::new().with_fsupp(true).with_fsp(scope));
     }
     page
 }

@@ -1,11 +1,18 @@
 //! A host drives a controller through its registers, rings and doorbells.
 
+mod admin;
 mod bringup;
 mod host;
+mod io;
+mod model;
+mod namespaces;
+mod port;
 mod queues;
+#[allow(dead_code, reason = "shared with the benchmark")]
 mod ram;
 mod random;
 mod registers;
+mod shadow;
 
 use std::sync::Arc;
 

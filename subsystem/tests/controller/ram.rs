@@ -48,7 +48,6 @@ impl Ram {
     }
 
     /// As [`Ram::map`], through the port.
-    #[allow(dead_code, reason = "not every user of this file has a port")]
     pub(crate) fn map_port(self: &Arc<Self>, port: &InProcess, iova: u64) -> Result<(), MapError> {
         let (base, owner) = self.part(0, self.len);
         // SAFETY: the owner keeps the memory; it is accessed by copies only.
@@ -87,7 +86,6 @@ impl Ram {
     }
 
     /// Stores a word.
-    #[allow(dead_code, reason = "not every user of this file stores words")]
     pub(crate) fn set_word(&self, iova: u64, value: u64) {
         assert_eq!(iova % 8, 0);
         // SAFETY: `at` checked the range, and the address is aligned.
