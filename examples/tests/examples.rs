@@ -1,0 +1,101 @@
+//! Runs every example with no argument, as a reader of the README would, and looks at what it prints.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+/// Cargo builds the examples of a package before its tests, next to them.
+fn example(name: &str) -> Command {
+    let mut path: PathBuf = std::env::current_exe().expect("has a path");
+    path.pop();
+    path.pop();
+    Command::new(path.join("examples").join(name))
+}
+
+fn run(name: &str, words: &[&str]) -> String {
+    let output = example(name).args(words).output().expect("the example has been built");
+    let (stdout, stderr) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{name} {words:?}: {stderr}{stdout}");
+    stdout.into_owned()
+}
+
+fn fails(name: &str, words: &[&str]) -> String {
+    let output = example(name).args(words).output().expect("the example has been built");
+    assert!(!output.status.success(), "{name} {words:?} succeeds");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn hello_reads_what_it_wrote() {
+    for words in [&[][..], &["embedded:size=64MiB,block=512"]] {
+        let text = run("hello", words);
+        assert_eq!(text.matches("Hello from userspace!").count(), 2, "{text}");
+        assert!(text.contains("The drive agrees."), "{text}");
+    }
+}
+
+#[test]
+fn identify_speaks_in_words() {
+    let text = run("identify", &[]);
+    for word in ["Controller embedded:", "model", "NVMe version", "Namespace", "block size"] {
+        assert!(text.contains(word), "{word} in {text}");
+    }
+}
+
+#[test]
+fn identify_speaks_json() {
+    let text = run("identify", &["--json", "embedded:size=64MiB,block=512"]);
+    let all: serde_json::Value = serde_json::from_str(&text).expect("is JSON");
+    assert_eq!(all["namespaces"][0]["blocks"], 131_072, "{all}");
+    assert!(all["controller"]["model"].is_string(), "{all}");
+}
+
+#[test]
+fn passthrough_dumps_identify_by_default() {
+    let text = run("passthrough", &[]);
+    assert!(text.starts_with("00000000  ") && text.ends_with("00001000\n"), "{text}");
+}
+
+#[test]
+fn passthrough_takes_data_from_a_file_and_back() {
+    let scratch = |name: &str| {
+        std::env::temp_dir().join(format!("doorbell-examples-{}-{name}", std::process::id()))
+    };
+    let (disk, input, output) = (scratch("disk"), scratch("in"), scratch("out"));
+    std::fs::write(&input, vec![0x5a; 4096]).expect("writes");
+    let address = format!("embedded:file={},size=16MiB,block=4096", disk.display());
+    let (input_path, output_path) =
+        (input.to_str().expect("plain"), output.to_str().expect("plain"));
+    run(
+        "passthrough",
+        &["--io", "-o", "1", "-n", "1", "--cdw10", "5", "--input", input_path, &address],
+    );
+    run(
+        "passthrough",
+        &["--io", "-o", "2", "-n", "1", "--cdw10", "5", "--output", output_path, &address],
+    );
+    assert_eq!(std::fs::read(&output).expect("reads"), vec![0x5a; 4096]);
+    for path in [disk, input, output] {
+        std::fs::remove_file(path).expect("removes");
+    }
+}
+
+#[test]
+fn passthrough_explains_a_refusal() {
+    let text = fails("passthrough", &["-o", "0x7e"]);
+    assert!(text.contains("Invalid Command Opcode"), "{text}");
+}
+
+#[test]
+fn cores_count_each_thread() {
+    let text = run("cores", &[]);
+    assert!(text.contains("thread 0:") && text.contains("total:"), "{text}");
+}
+
+#[test]
+fn a_wrong_address_is_explained() {
+    for name in ["hello", "identify", "passthrough", "cores"] {
+        let text = fails(name, &["nonsense"]);
+        assert!(text.contains("nonsense"), "{name}: {text}");
+    }
+}
