@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
+use doorbell::address::Backing;
 use doorbell::{Address, Controller, QueueConfig};
 
 use crate::clock::Clock;
@@ -70,8 +71,13 @@ fn compare_targets(config: &Config, engine: EngineKind) -> anyhow::Result<Vec<St
 
 /// The file that an embedded drive keeps its data in.
 fn file_behind(address: &str) -> Option<String> {
-    let options = address.strip_prefix("embedded:")?;
-    options.split(',').find_map(|option| option.strip_prefix("file=")).map(str::to_owned)
+    match address.parse() {
+        Ok(Address::Embedded(options)) => match options.backing {
+            Backing::File(path) => path.to_str().map(str::to_owned),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 fn side(
@@ -179,8 +185,15 @@ fn open_drive(config: &Config, target: &str, consent: bool) -> anyhow::Result<(D
     let address: Address =
         target.parse().map_err(|error| hint_at_kernel(target, anyhow::Error::new(error)))?;
     let canonical = address.to_string();
-    if config.workload.is_destructive() && !canonical.starts_with("embedded:") {
-        Guard::default().allow_address(&canonical, canonical.strip_prefix("pcie:"), consent)?;
+    if config.workload.is_destructive() {
+        let bdf = match &address {
+            Address::Embedded(_) => None,
+            Address::Pcie(bdf) => Some(Some(bdf.to_string())),
+            _ => Some(None),
+        };
+        if let Some(bdf) = bdf {
+            Guard::default().allow_address(&canonical, bdf.as_deref(), consent)?;
+        }
     }
     let mut attach = doorbell::Config::default();
     let queues = config.cores.count() * config.queues;
@@ -200,10 +213,7 @@ fn open_drive(config: &Config, target: &str, consent: bool) -> anyhow::Result<(D
     let (model, serial, firmware) = (model.trim(), serial.trim(), firmware.trim());
     let device = Device {
         address: canonical,
-        description: format!(
-            "{model}, serial {serial}, firmware {firmware}, namespace {}",
-            namespace.id()
-        ),
+        description: format!("{model} {serial}, namespace {}", namespace.id()),
         namespace: Some(namespace.id()),
         block: namespace.block_size(),
         bytes: namespace.bytes(),

@@ -27,7 +27,7 @@ impl Doorbell {
     ) -> Self {
         // Emulated drives need a processor to answer, perhaps this one; a real one does not.
         let address = namespace.controller().address();
-        let patience = if address.starts_with("pcie:") { 200_000 } else { 3_000 };
+        let patience = if address.starts_with("pcie:") { 200_000 } else { 300 };
         Self { queue, namespace, buffers: buffers.into_boxed_slice(), blocks, patience }
     }
 

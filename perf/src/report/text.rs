@@ -18,11 +18,10 @@ pub fn heading(config: &Config, sides: &[crate::setup::Side]) -> String {
         for device in &side.devices {
             let size = units::size(device.bytes);
             let block = units::size(device.block.into());
-            let _ = writeln!(
-                text,
-                "{}: {}, {size} in blocks of {block}",
-                device.address, device.description
-            );
+            let what = format!("{}, {size} in blocks of {block}", device.description);
+            let one_line = device.address.len() + what.len() < 98;
+            let joint = if one_line { " - " } else { "\n  " };
+            let _ = writeln!(text, "{}{joint}{what}", device.address);
             if let Some(note) = &device.note {
                 let _ = writeln!(text, "  note: {note}");
             }

@@ -1,0 +1,142 @@
+//! The binary on emulated drives: every workload, several devices, queues and threads, and what it says at the end.
+
+mod common;
+
+use common::{Scratch, json, run};
+
+const WORKLOADS: [&str; 11] = [
+    "read",
+    "write",
+    "randread",
+    "randwrite",
+    "rw",
+    "randrw",
+    "trim",
+    "flush",
+    "write-zeroes",
+    "compare",
+    "verify",
+];
+
+#[test]
+fn every_workload_adds_up() {
+    for workload in WORKLOADS {
+        for address in ["embedded:size=16MiB", "embedded:size=16MiB,block=4096"] {
+            let report = json(&["-w", workload, "-n", "2000", "-q", "16"], &[address]);
+            common::check_sums(&report, 2000);
+            assert!(report["counters"]["doorbells"].as_u64() > Some(0), "{report}");
+        }
+    }
+}
+
+#[test]
+fn devices_queues_and_threads_share_the_work() {
+    let words = ["-w", "randrw", "-n", "4001", "-q", "4", "-P", "2", "-c", "2"];
+    let report = json(&words, &["embedded:size=16MiB", "embedded:size=16MiB"]);
+    common::check_sums(&report, 4001);
+    let devices = report["devices"].as_array().expect("a list");
+    assert_eq!(devices.len(), 2);
+    assert!(devices.iter().all(|device| device["ios"].as_u64() > Some(1500)), "{report}");
+}
+
+#[test]
+fn verify_reads_back_what_several_queues_wrote() {
+    for words in [
+        ["-b", "4k", "-q", "32", "-P", "2", "-c", "2", "-n", "20000"],
+        ["-b", "64k", "-q", "8", "-P", "1", "-c", "1", "-n", "2000"],
+        ["-b", "1m", "-q", "4", "-P", "1", "-c", "1", "-n", "100"],
+    ] {
+        let words = [&["-w", "verify"], words.as_slice()].concat();
+        let report = json(&words, &["embedded:size=64MiB", "embedded:size=64MiB,block=4096"]);
+        assert_eq!(report["verify"]["blocks_wrong"], 0, "{report}");
+        assert!(report["verify"]["blocks_checked"].as_u64() > Some(1000), "{report}");
+    }
+}
+
+#[test]
+fn verify_finds_a_drive_that_keeps_nothing() {
+    let output = run(&["-w", "verify", "-n", "500", "embedded:null=16MiB"]);
+    assert_eq!(output.status, Some(1), "{}", output.stdout);
+    assert!(output.stdout.contains("WRONG DATA"), "{}", output.stdout);
+    assert!(
+        output.stdout.contains("LBA ") && output.stdout.contains("expected 0x"),
+        "{}",
+        output.stdout
+    );
+}
+
+#[test]
+fn a_timed_run_takes_its_time() {
+    let report = json(&["-t", "300ms", "-a", "50ms", "-q", "4"], &["embedded:size=16MiB"]);
+    let seconds = report["total"]["seconds"].as_f64().expect("a number");
+    assert!((0.3..3.0).contains(&seconds), "{seconds}");
+    assert!(report["total"]["ios"].as_u64() > Some(0));
+}
+
+#[test]
+fn a_batch_of_one_rings_for_each_command() {
+    let report = json(&["-n", "3000", "-q", "16", "--batch", "1"], &["embedded:size=16MiB"]);
+    assert!(report["counters"]["doorbells"].as_u64() >= Some(3000), "{report}");
+    let report = json(&["-n", "3000", "-q", "16", "-C", "1"], &["embedded:size=16MiB"]);
+    common::check_sums(&report, 3000);
+}
+
+#[test]
+fn large_ios_are_divided_and_counted_once() {
+    let report = json(&["-n", "64", "-q", "128", "-b", "2m"], &["embedded:size=64MiB,mdts=128KiB"]);
+    common::check_sums(&report, 64);
+    assert!(report["counters"]["divided"].as_u64() >= Some(64), "{report}");
+    assert_eq!(report["total"]["bytes"], 64 << 21);
+}
+
+#[test]
+fn zipf_and_rate_work_together() {
+    let words = ["-F", "1.1", "-r", "5000", "-t", "500ms", "-a", "0", "-q", "64"];
+    let report = json(&words, &["embedded:size=16MiB"]);
+    let iops = report["total"]["iops"].as_f64().expect("a number");
+    assert!((3000.0..6000.0).contains(&iops), "{iops}");
+}
+
+#[test]
+fn the_driver_and_the_kernel_are_compared_on_one_file() {
+    let file = Scratch::file("compared", 1 << 20);
+    let address = format!("embedded:file={}", file.path());
+    let report = json(&["--compare", "io_uring", "-n", "500", "-q", "8"], &[&address]);
+    common::check_sums(&report, 500);
+    common::check_sums(&report["compare"], 500);
+}
+
+#[test]
+fn the_report_tells_the_story() {
+    let output = run(&["-w", "randrw", "-n", "5000", "embedded:size=16MiB", "embedded:size=16MiB"]);
+    assert_eq!(output.status, Some(0), "{}", output.stderr);
+    for word in [
+        "70 % reads",
+        "IOPS",
+        "p99.99",
+        "embedded:",
+        "read ",
+        "write ",
+        "total",
+        "Latency of",
+        "Per I/O",
+    ] {
+        assert!(output.stdout.contains(word), "{word} in {}", output.stdout);
+    }
+    assert!(output.stdout.lines().all(|line| line.chars().count() <= 100), "{}", output.stdout);
+}
+
+#[test]
+fn wrong_addresses_are_explained() {
+    for (words, expected) in [
+        (&["pcie:0000:00"][..], "pcie:"),
+        (&["embedded:size=1GiB,block=4096", "-b", "512"], "blocks of 4096 bytes"),
+        (&["embedded:", "-N", "9"], "namespace 9"),
+        (&["--compare", "io_uring"], "--compare-target"),
+        (&["/dev/null"], "io_uring or pread"),
+    ] {
+        let output = run(words);
+        assert_eq!(output.status, Some(2), "{words:?}: {}", output.stdout);
+        assert!(output.stderr.contains(expected), "{words:?}: {}", output.stderr);
+    }
+}
