@@ -424,4 +424,4 @@ impl InProcess {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
