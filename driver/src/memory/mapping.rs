@@ -174,6 +174,9 @@ mod kernel {
     }
 
     /// Maps `file` at an address that is a multiple of `align`.
+    ///
+    /// First wherever the kernel likes: hugepages are aligned by nature, and a lack of them shows here, where nothing
+    /// has to be taken back. Only then inside a reservation.
     fn reserve_and_map(
         file: &OwnedFd,
         offset: u64,
@@ -182,6 +185,17 @@ mod kernel {
     ) -> io::Result<NonNull<u8>> {
         let out_of_memory = || io::Error::from_raw_os_error(libc::ENOMEM);
         let offset = i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let anywhere = mapped(unsafe {
+            let (place, fd) = (ptr::null_mut(), file.as_raw_fd());
+            libc::mmap(place, len, protection, libc::MAP_SHARED, fd, offset)
+        })?;
+        if (anywhere.as_ptr() as usize).is_multiple_of(align) {
+            return Ok(anywhere);
+        }
+        // SAFETY: the mapping made above, which nobody has seen.
+        unsafe { libc::munmap(anywhere.as_ptr().cast(), len) };
         let span = len.checked_add(align).ok_or_else(out_of_memory)?;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: a new reservation at an address of the kernel's choice.
@@ -189,19 +203,14 @@ mod kernel {
             mapped(unsafe { libc::mmap(ptr::null_mut(), span, libc::PROT_NONE, flags, -1, 0) })?;
         let start = reserved.as_ptr() as usize;
         let head = start.next_multiple_of(align) - start;
-        let (protection, flags) =
-            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_FIXED);
         // SAFETY: `head < align`, so the target lies inside the reservation made above, which is ours to replace.
         let result = mapped(unsafe {
             let target = reserved.as_ptr().add(head).cast::<c_void>();
+            let flags = libc::MAP_SHARED | libc::MAP_FIXED;
             libc::mmap(target, len, protection, flags, file.as_raw_fd(), offset)
         });
-        if result.is_err() {
-            // SAFETY: the whole reservation is ours and unused. A failed MAP_FIXED may have removed a part; unmapping
-            // a hole is no error.
-            unsafe { libc::munmap(reserved.as_ptr().cast(), span) };
-            return result;
-        }
+        // On failure the target stays as it is: the kernel may have removed the reservation there, and another thread
+        // may have been given the addresses since. Addresses are plentiful; memory of others is not ours to unmap.
         let tail = align - head;
         if head > 0 {
             // SAFETY: the unused part of the reservation before the mapping.
