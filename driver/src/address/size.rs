@@ -49,7 +49,8 @@ impl fmt::Display for Size {
     }
 }
 
-#[cfg(test)]
+// Safe code on strings and bytes: nothing that Miri would see, and slow there.
+#[cfg(all(test, not(miri)))]
 mod tests {
     use super::*;
     use proptest::prelude::*;
