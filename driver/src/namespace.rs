@@ -1,5 +1,6 @@
 //! A namespace: its geometry, and the commands that fit it.
 
+use doorbell_spec::command::Sqe;
 use doorbell_spec::identify::IdentifyNamespace;
 use doorbell_spec::nvm::{self, DsmAttributes, DsmRange};
 use zerocopy::IntoBytes;
@@ -7,7 +8,7 @@ use zerocopy::IntoBytes;
 use crate::controller::Controller;
 use crate::error::CommandError;
 use crate::memory::Buffer;
-use crate::queue::{Extent, Invalid, Io, Shape};
+use crate::queue::{Extent, Invalid, Io, Kind};
 
 /// Why a namespace cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -175,7 +176,7 @@ impl Namespace {
 
     /// Makes every write that has completed durable.
     pub fn flush(&self) -> Io {
-        Io { command: nvm::flush(self.id), buffer: None, tag: 0, shape: Shape::Whole }
+        Io::internal(nvm::flush(self.id))
     }
 
     /// Says that the contents of `ranges` (first block, blocks), 1 to 256 of them, are no longer needed. The list goes
@@ -184,60 +185,40 @@ impl Namespace {
         let len = buffer.len();
         let valid =
             (1..=256).contains(&ranges.len()) && len >= ranges.len() * size_of::<DsmRange>();
-        let shape = if valid {
+        let kind = if valid {
             for (entry, &(lba, blocks)) in
                 buffer.chunks_exact_mut(size_of::<DsmRange>()).zip(ranges)
             {
                 entry.copy_from_slice(DsmRange::new(lba, blocks).as_bytes());
             }
-            Shape::Whole
+            Kind::Plain
         } else {
-            Shape::Invalid(Invalid::Ranges { ranges: ranges.len(), len })
+            Kind::Invalid(Invalid::Ranges { ranges: ranges.len(), len })
         };
         let ranges_z = ranges.len().wrapping_sub(1) as u8;
         let command = nvm::dsm(self.id, ranges_z, DsmAttributes::new().with_ad(true));
-        Io { command, buffer: Some(buffer), tag: 0, shape }
+        Io::whole(command, Some(buffer), kind)
     }
 
     #[inline(always)]
-    fn with_data(&self, command: doorbell_spec::command::Sqe, lba: u64, buffer: Buffer) -> Io {
-        let len = buffer.len();
-        let blocks = (len >> self.block_shift) as u64;
+    fn with_data(&self, command: Sqe, lba: u64, buffer: Buffer) -> Io {
         let extent = Extent {
-            lba,
-            blocks,
+            blocks: 0,
             block_shift: self.block_shift,
             boundary: self.boundary,
             max_blocks: MAX_BLOCKS,
         };
-        let shape = if len == 0 || len & (self.block_size() as usize - 1) != 0 {
-            Shape::Invalid(Invalid::PartialBlock { len, block_size: self.block_size() })
-        } else if buffer.iova() & 3 != 0 {
-            Shape::Invalid(Invalid::Misaligned { iova: buffer.iova() })
-        } else if lba.checked_add(blocks).is_none() {
-            Shape::Invalid(Invalid::BlockRange { lba, blocks })
-        } else {
-            Shape::Blocks(extent)
-        };
-        let command = command.with_nlb_z(blocks.wrapping_sub(1) as u16);
-        Io { command, buffer: Some(buffer), tag: 0, shape }
+        Io::data(command, lba, buffer, extent)
     }
 
-    fn without_data(&self, command: doorbell_spec::command::Sqe, lba: u64, blocks: u64) -> Io {
+    fn without_data(&self, command: Sqe, lba: u64, blocks: u64) -> Io {
         let extent = Extent {
-            lba,
             blocks,
             block_shift: self.block_shift,
             boundary: 0,
             max_blocks: self.max_blocks,
         };
-        let shape = if blocks == 0 || lba.checked_add(blocks).is_none() {
-            Shape::Invalid(Invalid::BlockRange { lba, blocks })
-        } else {
-            Shape::Blocks(extent)
-        };
-        let command = command.with_nlb_z(blocks.wrapping_sub(1) as u16);
-        Io { command, buffer: None, tag: 0, shape }
+        Io::blocks(command, lba, extent)
     }
 }
 

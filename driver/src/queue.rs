@@ -16,12 +16,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::io::{Done, Invalid, Io, Reason, Rejected};
-pub(crate) use self::io::{Extent, Shape};
+pub(crate) use self::io::{Extent, Kind};
 use self::operations::Operations;
 pub use self::shared::{Pending, SharedQueue};
 use self::slots::{Holder, Slots, Taken};
 use crate::clock::{Clock, Deadline};
 use crate::error::CommandError;
+use doorbell_spec::status::Status;
+
 use crate::transport::pcie::{Pcie, prp};
 use crate::transport::{Completion, Data, Transport, Violation};
 
@@ -31,7 +33,7 @@ use crate::transport::{Completion, Data, Transport, Violation};
 pub struct Counters {
     /// Commands sent to the device; a divided operation counts each of its parts.
     pub commands: u64,
-    /// Completions taken from the device.
+    /// Commands that have completed.
     pub completions: u64,
     /// Times that everything that had arrived was taken: about one a call of [`Queue::poll`].
     pub polls: u64,
@@ -44,6 +46,9 @@ pub struct Counters {
     /// Completions for commands that had completed before, or of an older generation; dropped.
     pub strays: u64,
 }
+
+/// In the tag of a part of an operation: the operation's index, above the blocks that came before the part.
+const PART_SHIFT: u32 = 48;
 
 /// What a staged command is known by inside the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,10 +72,6 @@ pub struct Queue<T: Transport = Pcie> {
     /// Something other than completions asks for the poller: completions kept back, operations waiting, a failure.
     attention: bool,
     commands: u64,
-    completions: u64,
-    completions_before: u64,
-    polls: u64,
-    empty_polls: u64,
     operations: Operations,
     /// Completions that arrived while [`Queue::run`] waited for another.
     kept: VecDeque<Done>,
@@ -93,10 +94,6 @@ impl<T: Transport> Queue<T> {
             max_transfer: limits.max_transfer,
             attention: false,
             commands: 0,
-            completions: 0,
-            completions_before: 0,
-            polls: 0,
-            empty_polls: 0,
             operations: Operations::new(operations, limits.max_transfer),
             kept: VecDeque::new(),
             failure: None,
@@ -122,27 +119,25 @@ impl<T: Transport> Queue<T> {
 
     #[inline(always)]
     fn enter(&mut self, io: Io) -> Result<Ticket, Rejected> {
-        let data = io.buffer.as_ref().map(|buffer| Data {
+        // Taken apart before the first branch, and put together again only on the slow ones: what has its address
+        // taken on any path lives in memory on all of them.
+        let Io { command, buffer, tag, kind, extent } = io;
+        let data = buffer.as_ref().map(|buffer| Data {
             iova: buffer.iova(),
             len: buffer.len(),
             guarded: false,
         });
-        let fits = data.is_none_or(|data| data.len <= self.max_transfer);
-        let whole = match io.shape {
-            Shape::Whole => fits,
-            Shape::Blocks(extent) => fits && extent.fits_one(),
-            Shape::Raw | Shape::Invalid(_) => false,
-        };
-        if !whole {
-            return self.enter_slowly(io);
+        let plain =
+            matches!(kind, Kind::Plain) && data.is_none_or(|data| data.len <= self.max_transfer);
+        if plain
+            && let Some((slot, cid)) = self.slots.peek()
+            && self.transport.stage(slot, cid, command, data).is_ok()
+        {
+            self.slots.fill(slot, buffer, tag, Holder::Caller);
+            self.commands += 1;
+            return Ok(Ticket::Command(cid));
         }
-        let Some((slot, cid)) = self.slots.peek() else { return Err(self.full(io)) };
-        if self.transport.stage(slot, cid, io.command, data).is_err() {
-            return Err(self.full(io));
-        }
-        self.slots.fill(slot, io.buffer, io.tag, Holder::Caller);
-        self.commands += 1;
-        Ok(Ticket::Command(cid))
+        self.enter_slowly(Io { command, buffer, tag, kind, extent })
     }
 
     #[cold]
@@ -152,27 +147,33 @@ impl<T: Transport> Queue<T> {
     }
 
     #[cold]
+    #[inline(never)]
     fn enter_slowly(&mut self, io: Io) -> Result<Ticket, Rejected> {
         if self.failure.is_some() {
             return Err(self.full(io));
         }
         let len = io.buffer.as_ref().map_or(0, |buffer| buffer.len());
-        match io.shape {
-            Shape::Invalid(why) => Err(Rejected { reason: why.into(), io }),
-            Shape::Whole | Shape::Raw if len > self.max_transfer => {
-                Err(Rejected { reason: Reason::TooLong { len, max: self.max_transfer }, io })
-            }
-            Shape::Blocks(extent) => self.begin(io, extent),
-            Shape::Whole | Shape::Raw => self.enter_raw(io),
-        }
+        let divisible = io.extent.blocks != 0;
+        let reason = match io.kind {
+            Kind::Invalid(why) => why.into(),
+            Kind::Plain if len <= self.max_transfer => return Err(self.full(io)),
+            Kind::Raw if len <= self.max_transfer => return self.enter_raw(io),
+            Kind::Plain if divisible => return self.begin(io),
+            Kind::Plain | Kind::Raw => Reason::TooLong { len, max: self.max_transfer },
+            Kind::Divided => match io.invalid() {
+                Some(why) => why.into(),
+                None => return self.begin(io),
+            },
+        };
+        Err(Rejected { reason, io })
     }
 
-    fn begin(&mut self, io: Io, extent: Extent) -> Result<Ticket, Rejected> {
+    fn begin(&mut self, io: Io) -> Result<Ticket, Rejected> {
         // The first command goes out with the call, so that a full queue is told from the start.
         if self.slots.idle() == 0 {
             return Err(self.full(io));
         }
-        let index = self.operations.begin(io, extent).map_err(|io| self.full(io))?;
+        let index = self.operations.begin(io).map_err(|io| self.full(io))?;
         self.divided += 1;
         self.pump();
         Ok(Ticket::Operation(index))
@@ -186,7 +187,8 @@ impl<T: Transport> Queue<T> {
             if self.transport.stage(slot, cid, part.command, part.data).is_err() {
                 break;
             }
-            self.slots.fill(slot, None, self.operations.position(index), Holder::Part(index));
+            let tag = u64::from(index) << PART_SHIFT | self.operations.position(index);
+            self.slots.fill(slot, None, tag, Holder::Part);
             self.operations.staged(index);
             self.commands += 1;
         }
@@ -222,7 +224,7 @@ impl<T: Transport> Queue<T> {
         let opcode = io.command.cdw0.opc();
         let (to_controller, from_controller) = (opcode & 1 != 0, opcode & 2 != 0);
         let buffer = io.buffer.as_mut()?;
-        let prp::Shape::Two(second) = prp::shape(buffer.iova(), buffer.len(), 12) else {
+        let prp::Shape::Two(second) = prp::shape(buffer.iova(), buffer.len(), 4096) else {
             return None;
         };
         if !from_controller {
@@ -254,16 +256,21 @@ impl<T: Transport> Queue<T> {
         Ok(())
     }
 
-    /// Hands every completion that has arrived, up to one for each slot, to `sink`; returns how many.
+    /// Hands every completion that has arrived to `sink`; returns how many.
     ///
     /// Never blocks. Commands of divided operations that found no room before are sent now.
     #[inline(always)]
     pub fn poll(&mut self, mut sink: impl FnMut(Done)) -> usize {
         let mut count = 0;
+        if self.attention {
+            while let Some(done) = self.reap_kept() {
+                count += 1;
+                sink(done);
+            }
+        }
         // Ends: each completion empties a slot, and nothing is staged meanwhile.
-        while let Some(done) = self.reap() {
+        while self.take(|_, done| sink(done)) {
             count += 1;
-            sink(done);
         }
         count
     }
@@ -276,7 +283,9 @@ impl<T: Transport> Queue<T> {
         {
             return Some(done);
         }
-        self.take().map(|(_, done)| done)
+        let mut reaped = None;
+        self.take(|_, done| reaped = Some(done));
+        reaped
     }
 
     #[cold]
@@ -286,60 +295,57 @@ impl<T: Transport> Queue<T> {
         done
     }
 
-    /// The next completion from the transport, with what it was staged as.
+    /// Hands the next completion from the transport to `sink`, with what it was staged as; false if there is none.
     #[inline(always)]
-    fn take(&mut self) -> Option<(Ticket, Done)> {
-        let completion = match self.transport.next() {
+    fn take(&mut self, sink: impl FnOnce(Ticket, Done)) -> bool {
+        let Completion { cid, status, result } = match self.transport.next() {
             Ok(Some(completion)) => completion,
             Ok(None) => {
-                self.end_round();
-                return None;
+                if self.attention {
+                    self.attend_to_operations();
+                }
+                return false;
             }
             Err(violation) => {
                 self.fail(violation);
-                return None;
+                return false;
             }
         };
-        self.completions += 1;
-        match self.slots.complete(completion.cid) {
-            Some((_, taken)) if taken.holder == Holder::Caller => {
-                let Completion { cid, status, result } = completion;
-                let done = Done { tag: taken.tag, status, result, buffer: taken.buffer };
-                Some((Ticket::Command(cid), done))
+        if let Some((tag, buffer)) = self.slots.complete_callers(cid) {
+            sink(Ticket::Command(cid), Done { tag, status, result, buffer });
+            return true;
+        }
+        match self.take_slowly(cid, status, result) {
+            Some((ticket, done)) => {
+                sink(ticket, done);
+                true
             }
-            other => self.take_slowly(completion, other),
+            None => false,
         }
     }
 
-    #[inline(always)]
-    fn end_round(&mut self) {
-        self.polls += 1;
-        if self.completions == self.completions_before {
-            self.empty_polls += 1;
-        }
-        self.completions_before = self.completions;
-        if self.attention {
-            self.attend_to_operations();
-        }
+    /// The next completion, by value.
+    fn take_one(&mut self) -> Option<(Ticket, Done)> {
+        let mut taken = None;
+        self.take(|ticket, done| taken = Some((ticket, done)));
+        taken
     }
 
     #[cold]
+    #[inline(never)]
     fn attend_to_operations(&mut self) {
         self.pump();
         self.transport.ring();
     }
 
-    /// A completion that is not simply the caller's, and those after it until one is, or none is left. The device
-    /// cannot make the round longer than the queue is deep.
+    /// A completion that is not simply the caller's, and those after it until one is somebody's, or none is left. The
+    /// device cannot make the round longer than the queue is deep.
     #[cold]
-    fn take_slowly(
-        &mut self,
-        first: Completion,
-        taken: Option<(u16, Taken)>,
-    ) -> Option<(Ticket, Done)> {
-        let (mut completion, mut taken) = (first, taken);
+    #[inline(never)]
+    fn take_slowly(&mut self, cid: u16, status: Status, result: u64) -> Option<(Ticket, Done)> {
+        let mut completion = Completion { cid, status, result };
         for _ in 0..self.slots.depth() {
-            match taken {
+            match self.slots.complete(completion.cid) {
                 Some((slot, taken)) => {
                     if let Some(whole) = self.complete_slowly(slot, taken, completion) {
                         return Some(whole);
@@ -350,7 +356,7 @@ impl<T: Transport> Queue<T> {
             completion = match self.transport.next() {
                 Ok(Some(completion)) => completion,
                 Ok(None) => {
-                    self.end_round();
+                    self.attend_to_operations();
                     return None;
                 }
                 Err(violation) => {
@@ -358,11 +364,9 @@ impl<T: Transport> Queue<T> {
                     return None;
                 }
             };
-            self.completions += 1;
-            taken = self.slots.complete(completion.cid);
         }
         // The last one taken off the ring is not forgotten.
-        match taken {
+        match self.slots.complete(completion.cid) {
             Some((slot, taken)) => self.complete_slowly(slot, taken, completion),
             None => {
                 self.stray(completion.cid);
@@ -380,8 +384,10 @@ impl<T: Transport> Queue<T> {
     ) -> Option<(Ticket, Done)> {
         let Completion { cid, status, result } = completion;
         match taken.holder {
-            Holder::Part(index) => {
-                let done = self.operations.completed(index, taken.tag, status, result);
+            Holder::Part => {
+                let index = (taken.tag >> PART_SHIFT) as u16;
+                let began = taken.tag & ((1 << PART_SHIFT) - 1);
+                let done = self.operations.completed(index, began, status, result);
                 self.attend();
                 done.map(|done| (Ticket::Operation(index), done))
             }
@@ -445,7 +451,7 @@ impl<T: Transport> Queue<T> {
                 Err(rejected) => io = rejected.io,
             }
             // Full: completions make room.
-            match self.take() {
+            match self.take_one() {
                 Some((_, done)) => self.keep(done),
                 None => {
                     clock.pause(round, Duration::from_millis(1));
@@ -456,7 +462,7 @@ impl<T: Transport> Queue<T> {
         self.ring();
         round = 0;
         loop {
-            match self.take() {
+            match self.take_one() {
                 Some((arrived, done)) if arrived == ticket => return done.ok(),
                 Some((_, done)) => self.keep(done),
                 None if self.failure.is_some() => {
@@ -494,7 +500,7 @@ impl<T: Transport> Queue<T> {
     #[inline]
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        if self.failure.is_some() { 0 } else { self.slots.depth() - self.slots.idle() }
+        self.slots.in_flight()
     }
 
     /// Commands and operations begun whose completion has not been handed out.
@@ -519,12 +525,13 @@ impl<T: Transport> Queue<T> {
     /// What the queue has done so far.
     #[must_use]
     pub fn counters(&self) -> Counters {
+        let usage = self.transport.usage();
         Counters {
             commands: self.commands,
-            completions: self.completions,
-            polls: self.polls,
-            empty_polls: self.empty_polls,
-            doorbells: self.transport.usage().doorbells,
+            completions: self.commands - self.in_flight() as u64,
+            polls: usage.polls,
+            empty_polls: usage.empty_polls,
+            doorbells: usage.doorbells,
             divided: self.divided,
             strays: self.strays,
         }

@@ -36,6 +36,10 @@ pub struct Usage {
     pub bytes: usize,
     /// Doorbells written, or messages sent.
     pub doorbells: u64,
+    /// Rounds: times that everything that had arrived was taken.
+    pub polls: u64,
+    /// Rounds that found nothing.
+    pub empty_polls: u64,
 }
 
 /// One completion, copied out of memory that the other side can write.

@@ -12,9 +12,7 @@ use crate::transport::Violation;
 /// How the blocks of a command may be divided among several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Extent {
-    /// First block.
-    pub(crate) lba: u64,
-    /// Blocks; more than one command can carry is allowed.
+    /// Blocks from the command's first; more than one command can carry is allowed.
     pub(crate) blocks: u64,
     /// log2 of the block size in bytes.
     pub(crate) block_shift: u8,
@@ -25,12 +23,15 @@ pub(crate) struct Extent {
 }
 
 impl Extent {
-    /// Whether one command can cover the blocks, as far as their number and place go.
+    /// Of commands that cannot be divided.
+    const NONE: Self = Self { blocks: 0, block_shift: 0, boundary: 0, max_blocks: 0 };
+
+    /// Whether one command can cover the blocks from `lba`, as far as their number and place go.
     #[inline(always)]
-    pub(crate) fn fits_one(&self) -> bool {
+    pub(crate) fn fits_one(&self, lba: u64) -> bool {
         let crosses = self.boundary != 0 && {
             let boundary = u64::from(self.boundary);
-            (self.lba & (boundary - 1)) + self.blocks > boundary
+            (lba & (boundary - 1)) + self.blocks > boundary
         };
         self.blocks <= u64::from(self.max_blocks) && !crosses
     }
@@ -38,13 +39,13 @@ impl Extent {
 
 /// What kind of handling a command needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Shape {
-    /// One command, as it stands, whose data the caller cannot misdescribe.
-    Whole,
+pub(crate) enum Kind {
+    /// One command, if its data are no more than one can carry.
+    Plain,
+    /// Blocks that have to be divided, or something that is wrong with them: [`Io::invalid`] tells.
+    Divided,
     /// One command of the caller's making: nothing is known of how much data it moves.
     Raw,
-    /// One command if its data fit, otherwise several over these blocks.
-    Blocks(Extent),
     /// Never sent.
     Invalid(Invalid),
 }
@@ -103,7 +104,8 @@ pub struct Io {
     pub(crate) command: Sqe,
     pub(crate) buffer: Option<Buffer>,
     pub(crate) tag: u64,
-    pub(crate) shape: Shape,
+    pub(crate) kind: Kind,
+    pub(crate) extent: Extent,
 }
 
 impl Io {
@@ -112,23 +114,72 @@ impl Io {
     /// A command that moves more data than `buffer` holds runs into unmapped addresses and fails; it reaches no other
     /// memory. Fields that would (a metadata pointer, an SGL), and fused halves, are refused when staged.
     pub fn raw(mut command: Sqe, buffer: Option<Buffer>) -> Self {
-        let reserved = |what| Shape::Invalid(Invalid::Reserved { what });
-        let shape = match &buffer {
+        let reserved = |what| Kind::Invalid(Invalid::Reserved { what });
+        let kind = match &buffer {
             _ if command.mptr != 0 => reserved("a metadata pointer"),
             _ if command.cdw0.psdt() != 0 => reserved("an SGL data pointer"),
             _ if command.cdw0.fuse() != 0 => reserved("half of a fused operation"),
             Some(data) if data.iova() & 3 != 0 => {
-                Shape::Invalid(Invalid::Misaligned { iova: data.iova() })
+                Kind::Invalid(Invalid::Misaligned { iova: data.iova() })
             }
-            _ => Shape::Raw,
+            _ => Kind::Raw,
         };
         (command.prp1, command.prp2) = (0, 0);
-        Self { command, buffer, tag: 0, shape }
+        Self { command, buffer, tag: 0, kind, extent: Extent::NONE }
     }
 
     /// One of the driver's own commands, with whatever data pointer it has.
     pub(crate) fn internal(command: Sqe) -> Self {
-        Self { command, buffer: None, tag: 0, shape: Shape::Whole }
+        Self { command, buffer: None, tag: 0, kind: Kind::Plain, extent: Extent::NONE }
+    }
+
+    /// A command whose data are described by itself, and can neither be divided nor be more than `buffer`.
+    pub(crate) fn whole(command: Sqe, buffer: Option<Buffer>, kind: Kind) -> Self {
+        Self { command, buffer, tag: 0, kind, extent: Extent::NONE }
+    }
+
+    /// A command that moves all of `buffer` to or from the blocks from `lba`.
+    #[inline(always)]
+    pub(crate) fn data(command: Sqe, lba: u64, buffer: Buffer, mut extent: Extent) -> Self {
+        extent.blocks = (buffer.len() >> extent.block_shift) as u64;
+        let partial = buffer.len() & ((1 << extent.block_shift) - 1) != 0;
+        // One test for everything unusual; what it was is found out where there is time.
+        let plain = !partial
+            && extent.blocks != 0
+            && buffer.iova() & 3 == 0
+            && lba.checked_add(extent.blocks).is_some()
+            && extent.fits_one(lba);
+        let kind = if plain { Kind::Plain } else { Kind::Divided };
+        let command = command.with_nlb_z(extent.blocks.wrapping_sub(1) as u16);
+        Self { command, buffer: Some(buffer), tag: 0, kind, extent }
+    }
+
+    /// A command over the blocks of `extent` from `lba`, without data.
+    pub(crate) fn blocks(command: Sqe, lba: u64, extent: Extent) -> Self {
+        let plain =
+            extent.blocks != 0 && lba.checked_add(extent.blocks).is_some() && extent.fits_one(lba);
+        let kind = if plain { Kind::Plain } else { Kind::Divided };
+        let command = command.with_nlb_z(extent.blocks.wrapping_sub(1) as u16);
+        Self { command, buffer: None, tag: 0, kind, extent }
+    }
+
+    /// What is wrong with a command over blocks, if anything is.
+    pub(crate) fn invalid(&self) -> Option<Invalid> {
+        if let Some(buffer) = &self.buffer {
+            let (len, iova) = (buffer.len(), buffer.iova());
+            let block_size = 1u32 << self.extent.block_shift;
+            if len == 0 || len & (block_size as usize - 1) != 0 {
+                return Some(Invalid::PartialBlock { len, block_size });
+            }
+            if iova & 3 != 0 {
+                return Some(Invalid::Misaligned { iova });
+            }
+        }
+        let (lba, blocks) = (self.command.slba(), self.extent.blocks);
+        if blocks == 0 || lba.checked_add(blocks).is_none() {
+            return Some(Invalid::BlockRange { lba, blocks });
+        }
+        None
     }
 
     /// Sets what [`Done::tag`] says on completion. Without it, 0.
@@ -162,7 +213,7 @@ impl fmt::Debug for Io {
             .field("opcode", &self.command.cdw0.opc())
             .field("tag", &self.tag)
             .field("bytes", &self.buffer.as_ref().map_or(0, |buffer| buffer.len()))
-            .field("shape", &self.shape)
+            .field("kind", &self.kind)
             .finish()
     }
 }

@@ -32,7 +32,8 @@ struct Operation {
 impl Operation {
     /// Blocks that the next command can carry.
     fn next_blocks(&self, max_transfer: usize) -> u64 {
-        let Extent { lba, blocks, block_shift, boundary, max_blocks } = self.extent;
+        let Extent { blocks, block_shift, boundary, max_blocks } = self.extent;
+        let lba = self.command.slba();
         let left = blocks - self.sent;
         let mut count = left.min(u64::from(max_blocks));
         if self.buffer.is_some() {
@@ -70,14 +71,14 @@ impl Operations {
         }
     }
 
-    /// Begins an operation over `extent`. Gives `io` back if there is no room.
-    pub(super) fn begin(&mut self, io: Io, extent: Extent) -> Result<u16, Io> {
+    /// Begins an operation over the extent of `io`. Gives it back if there is no room.
+    pub(super) fn begin(&mut self, io: Io) -> Result<u16, Io> {
         let Some(index) = self.slots.iter().position(Option::is_none) else { return Err(io) };
         let operation = Operation {
             buffer: io.buffer,
             tag: io.tag,
             command: io.command,
-            extent,
+            extent: io.extent,
             sent: 0,
             in_flight: 0,
             failure: None,
@@ -104,7 +105,7 @@ impl Operations {
         let offset = operation.sent << operation.extent.block_shift;
         let command = operation
             .command
-            .with_slba(operation.extent.lba + operation.sent)
+            .with_slba(operation.command.slba() + operation.sent)
             .with_nlb_z((count.max(1) - 1) as u16);
         let data = operation.buffer.as_ref().map(|buffer| Data {
             iova: buffer.iova() + offset,
@@ -127,7 +128,7 @@ impl Operations {
         }
     }
 
-    /// A command of operation `index` that began at `tag` blocks has completed. Returns the whole, if this ends it.
+    /// A command of operation `index` that began `began` blocks into it has completed. Returns the whole, if this ends it.
     pub(super) fn completed(
         &mut self,
         index: u16,

@@ -7,15 +7,27 @@ use crate::memory::Buffer;
 
 /// Whose command a slot holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
 pub(super) enum Holder {
-    /// The caller's; its completion is the caller's.
-    Caller,
+    /// The caller's; its completion is the caller's. 0, so that what completes it is the bare identifier.
+    Caller = 0,
     /// A raw command of the caller's, which the transport must be told of.
-    Raw,
-    /// Part of the operation with this index.
-    Part(u16),
+    Raw = 1 << 16,
+    /// Part of an operation: the operation's index is the tag's upper half.
+    Part = 2 << 16,
     /// Nobody's any more: the caller has stopped waiting.
-    Abandoned,
+    Abandoned = 3 << 16,
+}
+
+impl Holder {
+    fn of(expected: u32) -> Self {
+        match expected >> 16 {
+            0 => Self::Caller,
+            1 => Self::Raw,
+            2 => Self::Part,
+            _ => Self::Abandoned,
+        }
+    }
 }
 
 /// One command in flight, in one cache line.
@@ -23,15 +35,19 @@ pub(super) enum Holder {
 struct Slot {
     buffer: Option<Buffer>,
     tag: u64,
-    /// The identifier that completes the slot; [`IDLE`] if nothing is in flight.
+    /// The identifier that completes the slot, with a [`Holder`] above it; [`IDLE`] if nothing is in flight.
     expected: u32,
     /// The identifier of the next command.
     next: u16,
-    holder: Holder,
 }
 
-/// No identifier: these have 16 bits.
+/// No identifier of any holder.
 const IDLE: u32 = u32::MAX;
+
+/// The identifier in [`Slot::expected`], if there is one.
+fn identifier(expected: u32) -> Option<u16> {
+    (expected != IDLE).then_some(expected as u16)
+}
 
 /// All slots of a queue.
 pub(super) struct Slots {
@@ -59,13 +75,7 @@ impl Slots {
         let index_bits = u32::from(depth - 1).checked_ilog2().map_or(0, |bit| bit + 1);
         Self {
             slots: (0..depth)
-                .map(|index| Slot {
-                    buffer: None,
-                    tag: 0,
-                    expected: IDLE,
-                    next: index,
-                    holder: Holder::Caller,
-                })
+                .map(|index| Slot { buffer: None, tag: 0, expected: IDLE, next: index })
                 .collect(),
             idle: (0..depth).rev().collect(),
             idle_len: usize::from(depth),
@@ -80,6 +90,12 @@ impl Slots {
     #[inline(always)]
     pub(super) fn depth(&self) -> usize {
         self.depth
+    }
+
+    /// Slots with a command in flight; those of a failed queue stay so.
+    pub(super) fn in_flight(&self) -> usize {
+        let slots = if self.closed.is_empty() { &self.slots } else { &self.closed };
+        slots.iter().filter(|slot| slot.expected != IDLE).count()
     }
 
     #[inline(always)]
@@ -102,14 +118,13 @@ impl Slots {
         // An idle slot holds no buffer: nothing is lost by not dropping it.
         std::mem::forget(std::mem::replace(&mut slot.buffer, buffer));
         slot.tag = tag;
-        slot.expected = u32::from(slot.next);
-        slot.holder = holder;
+        slot.expected = u32::from(slot.next) | holder as u32;
         self.idle_len -= 1;
     }
 
-    /// Takes what the command `cid` held, if it is in flight, and leaves its slot idle.
+    /// Takes what the caller's command `cid` held, if that is in flight and nothing but the caller's.
     #[inline(always)]
-    pub(super) fn complete(&mut self, cid: u16) -> Option<(u16, Taken)> {
+    pub(super) fn complete_callers(&mut self, cid: u16) -> Option<(u64, Option<Buffer>)> {
         let index = cid & self.index_mask;
         let slot = self.slots.get_mut(usize::from(index))?;
         if slot.expected != u32::from(cid) {
@@ -117,18 +132,31 @@ impl Slots {
         }
         slot.expected = IDLE;
         slot.next = cid.wrapping_add(self.generation_step);
-        let taken = Taken { buffer: slot.buffer.take(), tag: slot.tag, holder: slot.holder };
+        let taken = (slot.tag, slot.buffer.take());
         if let Some(top) = self.idle.get_mut(self.idle_len) {
             *top = index;
             self.idle_len += 1;
         }
-        Some((index, taken))
+        Some(taken)
+    }
+
+    /// Takes what the command `cid` held, whosever it is, if it is in flight.
+    pub(super) fn complete(&mut self, cid: u16) -> Option<(u16, Taken)> {
+        let index = cid & self.index_mask;
+        let slot = self.slots.get_mut(usize::from(index))?;
+        if identifier(slot.expected) != Some(cid) {
+            return None;
+        }
+        let holder = Holder::of(slot.expected);
+        slot.expected = u32::from(cid);
+        let (tag, buffer) = self.complete_callers(cid)?;
+        Some((index, Taken { buffer, tag, holder }))
     }
 
     /// Whether `cid` is the identifier that its slot used before the one it uses now or will use next.
     pub(super) fn issued_before(&self, cid: u16) -> bool {
         self.slots.get(usize::from(cid & self.index_mask)).is_some_and(|slot| {
-            let current = if slot.expected == IDLE { slot.next } else { slot.expected as u16 };
+            let current = identifier(slot.expected).unwrap_or(slot.next);
             cid == current.wrapping_sub(self.generation_step)
         })
     }
@@ -144,9 +172,9 @@ impl Slots {
     /// Nobody waits for `cid` any more; its buffer stays until it completes.
     pub(super) fn abandon(&mut self, cid: u16) {
         if let Some(slot) = self.slots.get_mut(usize::from(cid & self.index_mask))
-            && slot.expected == u32::from(cid)
+            && identifier(slot.expected) == Some(cid)
         {
-            slot.holder = Holder::Abandoned;
+            slot.expected = u32::from(cid) | Holder::Abandoned as u32;
         }
     }
 

@@ -108,15 +108,9 @@ impl Bench {
     }
 
     fn read(&self, lba: u64, blocks: usize, boundary: u32, tag: u64) -> Io {
-        let extent = Extent {
-            lba,
-            blocks: blocks as u64,
-            block_shift: BLOCK.trailing_zeros() as u8,
-            boundary,
-            max_blocks: 1 << 16,
-        };
-        let command = nvm::read(1, lba, (blocks - 1) as u16);
-        Io { command, buffer: Some(self.buffer(blocks)), tag, shape: Shape::Blocks(extent) }
+        let block_shift = BLOCK.trailing_zeros() as u8;
+        let extent = Extent { blocks: 0, block_shift, boundary, max_blocks: 1 << 16 };
+        Io::data(nvm::read(1, lba, 0), lba, self.buffer(blocks), extent).tag(tag)
     }
 }
 

@@ -66,10 +66,11 @@ impl Layout {
 pub struct Pcie {
     submission: Submission,
     completions: Completions,
-    page_shift: u32,
+    /// Memory page size in bytes, CC.MPS.
+    page: u64,
     qid: u16,
     depth: u16,
-    doorbell_writes: u64,
+    usage: Usage,
     lists: Lists,
     /// A page of its own for the list of one raw command, zero past its entries; see `describe_guarded`.
     guard: Lists,
@@ -104,10 +105,10 @@ impl Pcie {
         Ok(Self {
             submission: Submission::new(sq, layout.sq_size, sq_doorbell),
             completions: Completions::new(cq, layout.cq_size, layout.lazy(), cq_doorbell),
-            page_shift: layout.page_shift,
+            page: 1 << layout.page_shift,
             qid,
             depth: layout.depth,
-            doorbell_writes: 0,
+            usage: Usage::default(),
             lists: Lists::new(lists, stride),
             guard: Lists::new(Some(ring(page)?), page),
             guarded: None,
@@ -132,7 +133,7 @@ impl Pcie {
     /// PRP1 and PRP2 for `data`, whose list, if it needs one, is that of `slot`.
     #[inline(always)]
     fn describe(&mut self, slot: u16, data: Data) -> Option<(u64, u64)> {
-        match prp::shape(data.iova, data.len, self.page_shift) {
+        match prp::shape(data.iova, data.len, self.page) {
             Shape::One => Some((data.iova, 0)),
             Shape::Two(second) => Some((data.iova, second)),
             Shape::List { first, pages } => Some((data.iova, self.list(slot, first, pages)?)),
@@ -146,7 +147,7 @@ impl Pcie {
     /// above has cleared it if the controller is to write it.
     #[cold]
     fn describe_guarded(&mut self, slot: u16, data: Data) -> Option<(u64, u64)> {
-        match prp::shape(data.iova, data.len, self.page_shift) {
+        match prp::shape(data.iova, data.len, self.page) {
             Shape::One => Some((data.iova, 0)),
             Shape::Two(second) => Some((data.iova, second)),
             Shape::List { first, pages } => {
@@ -157,7 +158,7 @@ impl Pcie {
                 list.fill(0);
                 // The last slot of the page would be a chain pointer: it stays 0.
                 let usable = list.len() - 1;
-                if !prp::fill(list.get_mut(..usable)?, iova, first, pages, self.page_shift) {
+                if !prp::fill(list.get_mut(..usable)?, iova, first, pages, self.page) {
                     return None;
                 }
                 self.guarded = Some(slot);
@@ -166,11 +167,25 @@ impl Pcie {
         }
     }
 
+    /// Nothing more has arrived: what was learned from all that did is checked and told once.
+    #[inline(always)]
+    fn end_round(&mut self) -> Result<Option<Completion>, Violation> {
+        self.usage.polls += 1;
+        if self.completions.end_round() {
+            self.usage.doorbells += u64::from(self.completions.announce());
+            if let Err((sqhd, head, tail)) = self.submission.accept_report() {
+                return Err(Violation::HeadOutOfRange { sqhd, head, tail });
+            }
+        } else {
+            self.usage.empty_polls += 1;
+        }
+        Ok(None)
+    }
+
     #[inline(never)]
     fn list(&mut self, slot: u16, first: u64, pages: usize) -> Option<u64> {
-        let page_shift = self.page_shift;
         let (list, iova) = self.lists.of(slot)?;
-        prp::fill(list, iova, first, pages, page_shift).then_some(iova)
+        prp::fill(list, iova, first, pages, self.page).then_some(iova)
     }
 }
 
@@ -187,7 +202,7 @@ impl Transport for Pcie {
         mut command: Sqe,
         data: Option<Data>,
     ) -> Result<(), Full> {
-        command.cdw0.set_cid(cid);
+        command = command.with_cid(cid);
         if let Some(data) = data {
             // `None`: the one guarded list is in use. Data beyond `max_transfer` do not come here.
             let pointers = if data.guarded {
@@ -214,30 +229,24 @@ impl Transport for Pcie {
 
     #[inline(always)]
     fn ring(&mut self) {
-        self.doorbell_writes += u64::from(self.submission.ring());
+        self.usage.doorbells += u64::from(self.submission.ring());
     }
 
     #[inline(always)]
     fn next(&mut self) -> Result<Option<Completion>, Violation> {
-        let Some(words) = self.completions.next() else {
-            self.doorbell_writes += u64::from(self.completions.settle());
-            return Ok(None);
-        };
+        let Some(words) = self.completions.next() else { return self.end_round() };
         let cqe = Cqe::from_words(words);
         if cqe.sqid != self.qid {
             return Err(Violation::WrongQueue { sqid: cqe.sqid, queue: self.qid });
         }
-        if !self.submission.fetched(cqe.sqhd) {
-            let (head, tail) = self.submission.position();
-            return Err(Violation::HeadOutOfRange { sqhd: cqe.sqhd, head, tail });
-        }
+        self.submission.report(cqe.sqhd);
         Ok(Some(Completion { cid: cqe.cid, status: cqe.status(), result: words[0] }))
     }
 
     fn usage(&self) -> Usage {
         let rings = self.submission.bytes() + self.completions.bytes();
         let bytes = rings + self.lists.bytes() + self.guard.bytes();
-        Usage { bytes, doorbells: self.doorbell_writes }
+        Usage { bytes, ..self.usage }
     }
 
     fn close(&mut self) -> Result<(), CloseError> {

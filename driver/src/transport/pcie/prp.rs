@@ -26,11 +26,10 @@ pub enum Shape {
     },
 }
 
-/// The shape of `len` (not 0) bytes at `iova`.
+/// The shape of `len` (not 0) bytes at `iova`, in pages of `page` bytes (a power of two).
 #[inline(always)]
 #[must_use]
-pub fn shape(iova: u64, len: usize, page_shift: u32) -> Shape {
-    let page = 1u64 << page_shift;
+pub fn shape(iova: u64, len: usize, page: u64) -> Shape {
     let offset = iova & (page - 1);
     let span = offset + len as u64;
     if span <= page {
@@ -40,7 +39,7 @@ pub fn shape(iova: u64, len: usize, page_shift: u32) -> Shape {
     if span <= 2 * page {
         return Shape::Two(second);
     }
-    Shape::List { first: second, pages: ((span - 1) >> page_shift) as usize }
+    Shape::List { first: second, pages: ((span - 1) >> page.trailing_zeros()) as usize }
 }
 
 /// Writes `pages` consecutive page addresses from `first` into `list`, which lies at `list_iova`.
@@ -48,8 +47,7 @@ pub fn shape(iova: u64, len: usize, page_shift: u32) -> Shape {
 /// Where the list reaches the end of a page and more than one entry remains, the last slot becomes a pointer to the
 /// next page of `list` (DPTR-4). Returns false, and promises nothing of the list, if it is too short.
 #[must_use]
-pub fn fill(list: &mut [u64], list_iova: u64, first: u64, pages: usize, page_shift: u32) -> bool {
-    let page = 1u64 << page_shift;
+pub fn fill(list: &mut [u64], list_iova: u64, first: u64, pages: usize, page: u64) -> bool {
     let mut address = first;
     let mut left = pages;
     let mut here = list_iova;
@@ -75,7 +73,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const SHIFT: u32 = 12;
+    const PAGE: u64 = 4096;
 
     /// Walks PRP1, PRP2 and the list as a controller does, and returns the byte ranges, merged where they touch.
     fn walk(
@@ -97,7 +95,7 @@ mod tests {
                 _ => pieces.push((address, piece)),
             }
         };
-        match shape(iova, len, page_shift) {
+        match shape(iova, len, 1 << page_shift) {
             Shape::One => {}
             Shape::Two(second) => push(second, &mut left),
             Shape::List { .. } => {
@@ -131,8 +129,8 @@ mod tests {
             let page = 1u64 << page_shift;
             let list_iova = list_page * page + (list_offset * 8) % page;
             let mut list = vec![0x5a5a_5a5a_5a5a_5a5a; (len >> page_shift) + 2 + ((len >> page_shift) * 9 / (1 << page_shift)) + 4];
-            if let Shape::List { first, pages } = shape(iova, len, page_shift) {
-                prop_assert!(fill(&mut list, list_iova, first, pages, page_shift));
+            if let Shape::List { first, pages } = shape(iova, len, 1 << page_shift) {
+                prop_assert!(fill(&mut list, list_iova, first, pages, 1 << page_shift));
             }
             prop_assert_eq!(walk(iova, len, &list, list_iova, page_shift), vec![(iova, len as u64)]);
         }
@@ -145,8 +143,8 @@ mod tests {
         ) {
             let iova = (1 << 30) + (offset & !3);
             let mut list = vec![0; list_bytes(len, page_shift) / 8];
-            if let Shape::List { first, pages } = shape(iova, len, page_shift) {
-                prop_assert!(fill(&mut list, 1 << 32, first, pages, page_shift));
+            if let Shape::List { first, pages } = shape(iova, len, 1 << page_shift) {
+                prop_assert!(fill(&mut list, 1 << 32, first, pages, 1 << page_shift));
             }
         }
     }
@@ -154,30 +152,30 @@ mod tests {
     /// (iova, length) to PRP facts as published with libvfn's request tests.
     #[test]
     fn published_facts() {
-        assert_eq!(shape(0x100_0000, 0x1000, SHIFT), Shape::One);
-        assert_eq!(shape(0x100_0000, 0x2000, SHIFT), Shape::Two(0x100_1000));
-        assert_eq!(shape(0x100_0000, 0x3000, SHIFT), Shape::List { first: 0x100_1000, pages: 2 });
-        assert_eq!(shape(0x100_0004, 0x1000, SHIFT), Shape::Two(0x100_1000));
-        assert_eq!(shape(0x100_0004, 0x1000 - 4, SHIFT), Shape::One);
-        assert_eq!(shape(0x100_0004, 0x2000 - 4, SHIFT), Shape::Two(0x100_1000));
+        assert_eq!(shape(0x100_0000, 0x1000, PAGE), Shape::One);
+        assert_eq!(shape(0x100_0000, 0x2000, PAGE), Shape::Two(0x100_1000));
+        assert_eq!(shape(0x100_0000, 0x3000, PAGE), Shape::List { first: 0x100_1000, pages: 2 });
+        assert_eq!(shape(0x100_0004, 0x1000, PAGE), Shape::Two(0x100_1000));
+        assert_eq!(shape(0x100_0004, 0x1000 - 4, PAGE), Shape::One);
+        assert_eq!(shape(0x100_0004, 0x2000 - 4, PAGE), Shape::Two(0x100_1000));
         assert_eq!(
-            shape(0x100_1000 - 4, 0x1008, SHIFT),
+            shape(0x100_1000 - 4, 0x1008, PAGE),
             Shape::List { first: 0x100_1000, pages: 2 }
         );
-        assert_eq!(shape(0x100_0004, 0x2000, SHIFT), Shape::List { first: 0x100_1000, pages: 2 });
+        assert_eq!(shape(0x100_0004, 0x2000, PAGE), Shape::List { first: 0x100_1000, pages: 2 });
     }
 
     #[test]
     fn the_last_slot_of_a_page_chains_only_when_needed() {
         let mut list = [0; 513];
-        assert!(fill(&mut list[..512], 0x10_0000, 0x100_0000, 512, SHIFT));
+        assert!(fill(&mut list[..512], 0x10_0000, 0x100_0000, 512, PAGE));
         assert_eq!(list[511], 0x100_0000 + 511 * 0x1000, "exactly one entry remains: it is data");
         assert!(
-            !fill(&mut list[..513], 0x10_0000, 0x100_0000, 513, SHIFT),
+            !fill(&mut list[..513], 0x10_0000, 0x100_0000, 513, PAGE),
             "513 entries and a pointer"
         );
         let mut list = [0; 514];
-        assert!(fill(&mut list, 0x10_0000, 0x100_0000, 513, SHIFT));
+        assert!(fill(&mut list, 0x10_0000, 0x100_0000, 513, PAGE));
         assert_eq!(list[511], 0x10_1000, "a pointer to the next page");
         assert_eq!(list[512], 0x100_0000 + 511 * 0x1000);
         assert_eq!(list[513], 0x100_0000 + 512 * 0x1000);

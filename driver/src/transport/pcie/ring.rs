@@ -73,7 +73,10 @@ pub(super) struct Submission {
     /// Entries in the ring.
     size: u32,
     tail: u32,
+    /// The head that room is reckoned from.
     head: u32,
+    /// The head in the newest completion, unchecked.
+    reported: u32,
     /// The tail that the device knows.
     rung: u32,
     doorbell: Doorbell,
@@ -90,7 +93,7 @@ impl Submission {
         assert!(memory.as_mut_ptr().cast::<AtomicU64>().is_aligned(), "ring memory is misaligned");
         memory.fill(0);
         let entries = NonNull::new(memory.as_mut_ptr()).expect("a buffer has an address").cast();
-        Self { entries, size, tail: 0, head: 0, rung: 0, doorbell, memory }
+        Self { entries, size, tail: 0, head: 0, reported: 0, rung: 0, doorbell, memory }
     }
 
     pub(super) fn iova(&self) -> u64 {
@@ -108,7 +111,7 @@ impl Submission {
         if next == self.size {
             next = 0;
         }
-        if next == self.head {
+        if next == self.head && !self.has_room(next) {
             return false;
         }
         let words = command.to_words();
@@ -122,6 +125,12 @@ impl Submission {
         true
     }
 
+    /// Full by the head taken for true; there may be a newer report.
+    #[cold]
+    fn has_room(&mut self, next: u32) -> bool {
+        self.accept_report().is_ok() && next != self.head
+    }
+
     /// Tells the device the tail, if it does not know it. True if the doorbell was written.
     #[inline(always)]
     pub(super) fn ring(&mut self) -> bool {
@@ -133,27 +142,29 @@ impl Submission {
         true
     }
 
-    /// Takes the device's word for how far it has fetched, unless it lies outside what was submitted (CQ-10).
+    /// Notes the device's word for how far it has fetched; nothing rests on it yet.
     #[inline(always)]
-    pub(super) fn fetched(&mut self, head: u16) -> bool {
-        let head = u32::from(head);
+    pub(super) fn report(&mut self, head: u16) {
+        self.reported = u32::from(head);
+    }
+
+    /// Takes the last report for true, unless it lies outside what was submitted (CQ-10); then says what it was, and
+    /// the head and tail it does not fit.
+    #[inline(always)]
+    pub(super) fn accept_report(&mut self) -> Result<(), (u16, u16, u16)> {
+        let head = self.reported;
         // Distances from the old head, modulo the ring.
-        let moved = self.distance(head);
-        if head >= self.size || moved > self.distance(self.rung) {
-            return false;
+        if head >= self.size || self.distance(head) > self.distance(self.rung) {
+            return Err((head as u16, self.head as u16, self.tail as u16));
         }
         self.head = head;
-        true
+        Ok(())
     }
 
     #[inline(always)]
     fn distance(&self, to: u32) -> u32 {
         let straight = to.wrapping_sub(self.head);
         if to >= self.head { straight } else { straight.wrapping_add(self.size) }
-    }
-
-    pub(super) fn position(&self) -> (u16, u16) {
-        (self.head as u16, self.tail as u16)
     }
 }
 
@@ -164,9 +175,11 @@ pub(super) struct Completions {
     head: u32,
     /// The phase of an entry that is new, at its place in the upper word of the entry.
     phase: u64,
-    /// Entries consumed since the doorbell was last written.
-    consumed: u32,
-    /// Entries that may be consumed before it has to be.
+    /// The head that the device knows.
+    announced: u32,
+    /// The head at the end of the last round.
+    before: u32,
+    /// Entries that may be consumed before the device has to know.
     lazy: u32,
     doorbell: Doorbell,
     memory: Buffer,
@@ -185,7 +198,17 @@ impl Completions {
         assert!(memory.as_mut_ptr().cast::<AtomicU64>().is_aligned(), "ring memory is misaligned");
         memory.fill(0);
         let entries = NonNull::new(memory.as_mut_ptr()).expect("a buffer has an address").cast();
-        Self { entries, size, head: 0, phase: Self::PHASE, consumed: 0, lazy, doorbell, memory }
+        Self {
+            entries,
+            size,
+            head: 0,
+            phase: Self::PHASE,
+            announced: 0,
+            before: 0,
+            lazy,
+            doorbell,
+            memory,
+        }
     }
 
     pub(super) fn iova(&self) -> u64 {
@@ -218,18 +241,28 @@ impl Completions {
             self.head = 0;
             self.phase ^= Self::PHASE;
         }
-        self.consumed += 1;
         Some([lower, upper])
+    }
+
+    /// Whether entries have been consumed since the last call.
+    #[inline(always)]
+    pub(super) fn end_round(&mut self) -> bool {
+        let consumed = self.head != self.before;
+        self.before = self.head;
+        consumed
     }
 
     /// Tells the device what was consumed, once that is more than it can do without. True if the doorbell was written.
     #[inline(always)]
-    pub(super) fn settle(&mut self) -> bool {
-        if self.consumed <= self.lazy {
+    pub(super) fn announce(&mut self) -> bool {
+        let straight = self.head.wrapping_sub(self.announced);
+        let consumed =
+            if self.head >= self.announced { straight } else { straight.wrapping_add(self.size) };
+        if consumed <= self.lazy {
             return false;
         }
         self.doorbell.write(self.head);
-        self.consumed = 0;
+        self.announced = self.head;
         true
     }
 }
