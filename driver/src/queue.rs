@@ -25,7 +25,7 @@ use crate::error::CommandError;
 use doorbell_spec::status::Status;
 
 use crate::transport::pcie::{Pcie, prp};
-use crate::transport::{Completion, Data, Transport, Violation};
+use crate::transport::{Completion, Data, Handling, Transport, Violation};
 
 /// What a queue has done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -122,18 +122,13 @@ impl<T: Transport> Queue<T> {
         // Taken apart before the first branch, and put together again only on the slow ones: what has its address
         // taken on any path lives in memory on all of them.
         let Io { command, buffer, tag, kind, extent } = io;
-        let data = buffer.as_ref().map(|buffer| Data {
-            iova: buffer.iova(),
-            len: buffer.len(),
-            guarded: false,
-        });
-        let plain =
-            matches!(kind, Kind::Plain) && data.is_none_or(|data| data.len <= self.max_transfer);
-        if plain
+        let data = Data::of(buffer.as_ref());
+        if matches!(kind, Kind::Plain)
+            && data.len <= self.max_transfer
             && let Some((slot, cid)) = self.slots.peek()
             && self.transport.stage(slot, cid, command, data).is_ok()
         {
-            self.slots.fill(slot, buffer, tag, Holder::Caller);
+            self.slots.fill(buffer, tag, Holder::Caller);
             self.commands += 1;
             return Ok(Ticket::Command(cid));
         }
@@ -156,6 +151,7 @@ impl<T: Transport> Queue<T> {
         let divisible = io.extent.blocks != 0;
         let reason = match io.kind {
             Kind::Invalid(why) => why.into(),
+            Kind::Internal => return self.enter_internal(io),
             Kind::Plain if len <= self.max_transfer => return Err(self.full(io)),
             Kind::Raw if len <= self.max_transfer => return self.enter_raw(io),
             Kind::Plain if divisible => return self.begin(io),
@@ -188,7 +184,7 @@ impl<T: Transport> Queue<T> {
                 break;
             }
             let tag = u64::from(index) << PART_SHIFT | self.operations.position(index);
-            self.slots.fill(slot, None, tag, Holder::Part);
+            self.slots.fill(None, tag, Holder::Part);
             self.operations.staged(index);
             self.commands += 1;
         }
@@ -204,22 +200,29 @@ impl<T: Transport> Queue<T> {
         if let Some(reason) = self.guard_second_page(&mut io) {
             return Err(Rejected { reason, io });
         }
-        let data = io.buffer.as_ref().map(|buffer| Data {
-            iova: buffer.iova(),
-            len: buffer.len(),
-            guarded: true,
-        });
+        let data = Data { handling: Handling::Guarded, ..Data::of(io.buffer.as_ref()) };
         let Some((slot, cid)) = self.slots.peek() else { return Err(self.full(io)) };
         if self.transport.stage(slot, cid, io.command, data).is_err() {
             return Err(self.full(io));
         }
-        self.slots.fill(slot, io.buffer, io.tag, Holder::Raw);
+        self.slots.fill(io.buffer, io.tag, Holder::Raw);
+        self.commands += 1;
+        Ok(Ticket::Command(cid))
+    }
+
+    fn enter_internal(&mut self, io: Io) -> Result<Ticket, Rejected> {
+        let data = Data { handling: Handling::AsGiven, ..Data::of(None) };
+        let Some((slot, cid)) = self.slots.peek() else { return Err(self.full(io)) };
+        if self.transport.stage(slot, cid, io.command, data).is_err() {
+            return Err(self.full(io));
+        }
+        self.slots.fill(None, io.tag, Holder::Caller);
         self.commands += 1;
         Ok(Ticket::Command(cid))
     }
 
     /// A controller that moves more than two pages takes the second for a list of addresses (see
-    /// [`Data::guarded`]): where it writes there, it must find zeros.
+    /// [`Handling::Guarded`]): where it writes there, it must find zeros.
     fn guard_second_page(&self, io: &mut Io) -> Option<Reason> {
         let opcode = io.command.cdw0.opc();
         let (to_controller, from_controller) = (opcode & 1 != 0, opcode & 2 != 0);
@@ -311,8 +314,9 @@ impl<T: Transport> Queue<T> {
                 return false;
             }
         };
-        if let Some((tag, buffer)) = self.slots.complete_callers(cid) {
-            sink(Ticket::Command(cid), Done { tag, status, result, buffer });
+        if let Some(slot) = self.slots.complete_callers(cid) {
+            let done = Done { tag: slot.tag, status, result, buffer: slot.buffer.take() };
+            sink(Ticket::Command(cid), done);
             return true;
         }
         match self.take_slowly(cid, status, result) {

@@ -9,6 +9,8 @@ pub mod pcie;
 use doorbell_spec::command::Sqe;
 use doorbell_spec::status::Status;
 
+use crate::memory::Buffer;
+
 /// What one queue pair can carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -18,15 +20,35 @@ pub struct Limits {
     pub max_transfer: usize,
 }
 
+/// How far a command is trusted to move its data and no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handling {
+    /// It moves as much as is described.
+    Exact,
+    /// Nobody knows: whatever it tries, it must reach no memory beyond what is described.
+    Guarded,
+    /// It carries its own data pointer, one of the driver's making.
+    AsGiven,
+}
+
 /// The data of one command: memory contiguous in I/O addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Data {
-    /// I/O address of the first byte.
+    /// I/O address of the first byte; 0 where there is none.
     pub iova: u64,
     /// Bytes.
     pub len: usize,
-    /// Nobody knows how much data the command moves: whatever it tries, it must reach no memory beyond these bytes.
-    pub guarded: bool,
+    /// How they are described.
+    pub handling: Handling,
+}
+
+impl Data {
+    /// All of `buffer`.
+    #[inline(always)]
+    pub(crate) fn of(buffer: Option<&Buffer>) -> Self {
+        let (iova, len) = buffer.map_or((0, 0), |buffer| (buffer.iova(), buffer.len()));
+        Self { iova, len, handling: Handling::Exact }
+    }
 }
 
 /// What a transport holds and has done.
@@ -101,7 +123,7 @@ pub trait Transport {
     ///
     /// # Errors
     /// [`Full`]: nothing was staged.
-    fn stage(&mut self, slot: u16, cid: u16, command: Sqe, data: Option<Data>) -> Result<(), Full>;
+    fn stage(&mut self, slot: u16, cid: u16, command: Sqe, data: Data) -> Result<(), Full>;
 
     /// The guarded command in `slot` has completed. Not called for others.
     fn release(&mut self, slot: u16);

@@ -26,14 +26,15 @@ impl Extent {
     /// Of commands that cannot be divided.
     const NONE: Self = Self { blocks: 0, block_shift: 0, boundary: 0, max_blocks: 0 };
 
-    /// Whether one command can cover the blocks from `lba`, as far as their number and place go.
+    /// Whether one command can cover the blocks from `lba`: at least one, not too many, and across no boundary. Whether
+    /// the namespace has them is for the controller to say.
     #[inline(always)]
     pub(crate) fn fits_one(&self, lba: u64) -> bool {
         let crosses = self.boundary != 0 && {
             let boundary = u64::from(self.boundary);
-            (lba & (boundary - 1)) + self.blocks > boundary
+            (lba & (boundary - 1)).wrapping_add(self.blocks) > boundary
         };
-        self.blocks <= u64::from(self.max_blocks) && !crosses
+        self.blocks.wrapping_sub(1) < u64::from(self.max_blocks) && !crosses
     }
 }
 
@@ -46,6 +47,8 @@ pub(crate) enum Kind {
     Divided,
     /// One command of the caller's making: nothing is known of how much data it moves.
     Raw,
+    /// One of the driver's own commands, with a data pointer of its own.
+    Internal,
     /// Never sent.
     Invalid(Invalid),
 }
@@ -88,12 +91,6 @@ pub enum Invalid {
         /// Which command or field.
         what: &'static str,
     },
-    /// The data buffer is not aligned to four bytes, as PRP entries must be.
-    #[error("data at I/O address {iova:#x} are not aligned to 4 bytes")]
-    Misaligned {
-        /// The I/O address.
-        iova: u64,
-    },
 }
 
 /// A command with its data, ready for [`Queue::stage`](crate::Queue::stage).
@@ -115,14 +112,14 @@ impl Io {
     /// memory. Fields that would (a metadata pointer, an SGL), and fused halves, are refused when staged.
     pub fn raw(mut command: Sqe, buffer: Option<Buffer>) -> Self {
         let reserved = |what| Kind::Invalid(Invalid::Reserved { what });
-        let kind = match &buffer {
-            _ if command.mptr != 0 => reserved("a metadata pointer"),
-            _ if command.cdw0.psdt() != 0 => reserved("an SGL data pointer"),
-            _ if command.cdw0.fuse() != 0 => reserved("half of a fused operation"),
-            Some(data) if data.iova() & 3 != 0 => {
-                Kind::Invalid(Invalid::Misaligned { iova: data.iova() })
-            }
-            _ => Kind::Raw,
+        let kind = if command.mptr != 0 {
+            reserved("a metadata pointer")
+        } else if command.cdw0.psdt() != 0 {
+            reserved("an SGL data pointer")
+        } else if command.cdw0.fuse() != 0 {
+            reserved("half of a fused operation")
+        } else {
+            Kind::Raw
         };
         (command.prp1, command.prp2) = (0, 0);
         Self { command, buffer, tag: 0, kind, extent: Extent::NONE }
@@ -130,7 +127,7 @@ impl Io {
 
     /// One of the driver's own commands, with whatever data pointer it has.
     pub(crate) fn internal(command: Sqe) -> Self {
-        Self { command, buffer: None, tag: 0, kind: Kind::Plain, extent: Extent::NONE }
+        Self { command, buffer: None, tag: 0, kind: Kind::Internal, extent: Extent::NONE }
     }
 
     /// A command whose data are described by itself, and can neither be divided nor be more than `buffer`.
@@ -144,21 +141,14 @@ impl Io {
         extent.blocks = (buffer.len() >> extent.block_shift) as u64;
         let partial = buffer.len() & ((1 << extent.block_shift) - 1) != 0;
         // One test for everything unusual; what it was is found out where there is time.
-        let plain = !partial
-            && extent.blocks != 0
-            && buffer.iova() & 3 == 0
-            && lba.checked_add(extent.blocks).is_some()
-            && extent.fits_one(lba);
-        let kind = if plain { Kind::Plain } else { Kind::Divided };
+        let kind = if !partial && extent.fits_one(lba) { Kind::Plain } else { Kind::Divided };
         let command = command.with_nlb_z(extent.blocks.wrapping_sub(1) as u16);
         Self { command, buffer: Some(buffer), tag: 0, kind, extent }
     }
 
     /// A command over the blocks of `extent` from `lba`, without data.
     pub(crate) fn blocks(command: Sqe, lba: u64, extent: Extent) -> Self {
-        let plain =
-            extent.blocks != 0 && lba.checked_add(extent.blocks).is_some() && extent.fits_one(lba);
-        let kind = if plain { Kind::Plain } else { Kind::Divided };
+        let kind = if extent.fits_one(lba) { Kind::Plain } else { Kind::Divided };
         let command = command.with_nlb_z(extent.blocks.wrapping_sub(1) as u16);
         Self { command, buffer: None, tag: 0, kind, extent }
     }
@@ -166,13 +156,10 @@ impl Io {
     /// What is wrong with a command over blocks, if anything is.
     pub(crate) fn invalid(&self) -> Option<Invalid> {
         if let Some(buffer) = &self.buffer {
-            let (len, iova) = (buffer.len(), buffer.iova());
+            let len = buffer.len();
             let block_size = 1u32 << self.extent.block_shift;
             if len == 0 || len & (block_size as usize - 1) != 0 {
                 return Some(Invalid::PartialBlock { len, block_size });
-            }
-            if iova & 3 != 0 {
-                return Some(Invalid::Misaligned { iova });
             }
         }
         let (lba, blocks) = (self.command.slba(), self.extent.blocks);

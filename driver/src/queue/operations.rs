@@ -7,12 +7,12 @@ use doorbell_spec::status::Status;
 
 use super::io::{Done, Extent, Io};
 use crate::memory::Buffer;
-use crate::transport::Data;
+use crate::transport::{Data, Handling};
 
 /// One command of an operation.
 pub(super) struct Part {
     pub(super) command: Sqe,
-    pub(super) data: Option<Data>,
+    pub(super) data: Data,
 }
 
 struct Operation {
@@ -107,11 +107,14 @@ impl Operations {
             .command
             .with_slba(operation.command.slba() + operation.sent)
             .with_nlb_z((count.max(1) - 1) as u16);
-        let data = operation.buffer.as_ref().map(|buffer| Data {
-            iova: buffer.iova() + offset,
-            len: (count << operation.extent.block_shift) as usize,
-            guarded: false,
-        });
+        let data = match &operation.buffer {
+            Some(buffer) => Data {
+                iova: buffer.iova() + offset,
+                len: (count << operation.extent.block_shift) as usize,
+                handling: Handling::Exact,
+            },
+            None => Data::of(None),
+        };
         Some(Part { command, data })
     }
 

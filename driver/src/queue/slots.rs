@@ -32,13 +32,15 @@ impl Holder {
 
 /// One command in flight, in one cache line.
 #[repr(align(64))]
-struct Slot {
-    buffer: Option<Buffer>,
-    tag: u64,
+pub(super) struct Slot {
+    pub(super) buffer: Option<Buffer>,
+    pub(super) tag: u64,
     /// The identifier that completes the slot, with a [`Holder`] above it; [`IDLE`] if nothing is in flight.
     expected: u32,
     /// The identifier of the next command.
     next: u16,
+    /// The idle slot below this one, while this one is idle itself.
+    below: u16,
 }
 
 /// No identifier of any holder.
@@ -52,12 +54,11 @@ fn identifier(expected: u32) -> Option<u16> {
 /// All slots of a queue.
 pub(super) struct Slots {
     slots: Box<[Slot]>,
-    /// Idle slots, the one used last on top: its lines are warm.
-    idle: Box<[u16]>,
-    /// How many of `idle` are.
-    idle_len: usize,
+    /// Top of the stack of idle slots: the one used last, whose lines are warm. No slot's index if there is none.
+    top: u16,
     index_mask: u16,
     generation_step: u16,
+    idle: u16,
     depth: usize,
     /// Where the slots go when the queue has failed: nothing completes any more, and nothing is released.
     closed: Box<[Slot]>,
@@ -71,17 +72,25 @@ pub(super) struct Taken {
 }
 
 impl Slots {
+    /// Below the lowest idle slot: the index of none, as there are at most 65,535.
+    const NONE: u16 = u16::MAX;
+
     pub(super) fn new(depth: u16) -> Self {
         let index_bits = u32::from(depth - 1).checked_ilog2().map_or(0, |bit| bit + 1);
+        let slot = |index: u16| Slot {
+            buffer: None,
+            tag: 0,
+            expected: IDLE,
+            next: index,
+            below: if index + 1 == depth { Self::NONE } else { index + 1 },
+        };
         Self {
-            slots: (0..depth)
-                .map(|index| Slot { buffer: None, tag: 0, expected: IDLE, next: index })
-                .collect(),
-            idle: (0..depth).rev().collect(),
-            idle_len: usize::from(depth),
+            slots: (0..depth).map(slot).collect(),
+            top: 0,
             index_mask: ((1u32 << index_bits) - 1) as u16,
-            // With 65,536 slots nothing is left of 16 bits, and the step is 0.
+            // With 65,535 slots nothing is left of 16 bits, and the step is 0.
             generation_step: (1u32 << index_bits) as u16,
+            idle: depth,
             depth: usize::from(depth),
             closed: Box::default(),
         }
@@ -92,39 +101,41 @@ impl Slots {
         self.depth
     }
 
+    /// Slots that a command can take.
+    #[inline(always)]
+    pub(super) fn idle(&self) -> usize {
+        usize::from(self.idle)
+    }
+
     /// Slots with a command in flight; those of a failed queue stay so.
     pub(super) fn in_flight(&self) -> usize {
         let slots = if self.closed.is_empty() { &self.slots } else { &self.closed };
         slots.iter().filter(|slot| slot.expected != IDLE).count()
     }
 
-    #[inline(always)]
-    pub(super) fn idle(&self) -> usize {
-        self.idle_len
-    }
-
     /// The slot that the next command takes, and its identifier. It is taken by [`fill`](Self::fill).
     #[inline(always)]
     pub(super) fn peek(&self) -> Option<(u16, u16)> {
-        let index = *self.idle.get(self.idle_len.wrapping_sub(1))?;
-        let slot = self.slots.get(usize::from(index))?;
-        Some((index, slot.next))
+        let slot = self.slots.get(usize::from(self.top))?;
+        Some((self.top, slot.next))
     }
 
     /// Fills the slot that [`peek`](Self::peek) named.
     #[inline(always)]
-    pub(super) fn fill(&mut self, index: u16, buffer: Option<Buffer>, tag: u64, holder: Holder) {
-        let Some(slot) = self.slots.get_mut(usize::from(index)) else { return };
+    pub(super) fn fill(&mut self, buffer: Option<Buffer>, tag: u64, holder: Holder) {
+        let Some(slot) = self.slots.get_mut(usize::from(self.top)) else { return };
         // An idle slot holds no buffer: nothing is lost by not dropping it.
         std::mem::forget(std::mem::replace(&mut slot.buffer, buffer));
         slot.tag = tag;
         slot.expected = u32::from(slot.next) | holder as u32;
-        self.idle_len -= 1;
+        self.top = slot.below;
+        self.idle -= 1;
     }
 
-    /// Takes what the caller's command `cid` held, if that is in flight and nothing but the caller's.
+    /// Leaves the slot of the caller's command `cid` idle, if that is in flight and nothing but the caller's. The caller
+    /// of this takes what is in the slot at once.
     #[inline(always)]
-    pub(super) fn complete_callers(&mut self, cid: u16) -> Option<(u64, Option<Buffer>)> {
+    pub(super) fn complete_callers(&mut self, cid: u16) -> Option<&mut Slot> {
         let index = cid & self.index_mask;
         let slot = self.slots.get_mut(usize::from(index))?;
         if slot.expected != u32::from(cid) {
@@ -132,12 +143,10 @@ impl Slots {
         }
         slot.expected = IDLE;
         slot.next = cid.wrapping_add(self.generation_step);
-        let taken = (slot.tag, slot.buffer.take());
-        if let Some(top) = self.idle.get_mut(self.idle_len) {
-            *top = index;
-            self.idle_len += 1;
-        }
-        Some(taken)
+        slot.below = self.top;
+        self.top = index;
+        self.idle += 1;
+        Some(slot)
     }
 
     /// Takes what the command `cid` held, whosever it is, if it is in flight.
@@ -149,8 +158,8 @@ impl Slots {
         }
         let holder = Holder::of(slot.expected);
         slot.expected = u32::from(cid);
-        let (tag, buffer) = self.complete_callers(cid)?;
-        Some((index, Taken { buffer, tag, holder }))
+        let slot = self.complete_callers(cid)?;
+        Some((index, Taken { buffer: slot.buffer.take(), tag: slot.tag, holder }))
     }
 
     /// Whether `cid` is the identifier that its slot used before the one it uses now or will use next.
@@ -163,7 +172,8 @@ impl Slots {
 
     /// Hands out no more slots and completes none; those in flight keep their buffers.
     pub(super) fn close(&mut self) {
-        self.idle_len = 0;
+        self.top = Self::NONE;
+        self.idle = 0;
         if self.closed.is_empty() {
             self.closed = std::mem::take(&mut self.slots);
         }
@@ -179,7 +189,7 @@ impl Slots {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        size_of_val(&*self.slots) + size_of_val(&*self.idle)
+        size_of_val(&*self.slots)
     }
 }
 
@@ -190,8 +200,8 @@ mod tests {
     use super::*;
 
     fn fill(slots: &mut Slots) -> u16 {
-        let (index, cid) = slots.peek().expect("an idle slot");
-        slots.fill(index, None, u64::from(cid), Holder::Caller);
+        let (_, cid) = slots.peek().expect("an idle slot");
+        slots.fill(None, u64::from(cid), Holder::Caller);
         cid
     }
 

@@ -13,13 +13,13 @@ use doorbell_spec::status::Status;
 use super::*;
 use crate::memory::tests::{Random, any_memory as memory};
 use crate::memory::{Buffer, DmaMemory};
-use crate::transport::{CloseError, Full, Limits, Usage};
+use crate::transport::{CloseError, Full, Handling, Limits, Usage};
 
 /// What the "device" knows; shared between a queue's transport and its test.
 #[derive(Default)]
 struct Device {
-    staged: Vec<(u16, Sqe, Option<Data>)>,
-    sent: Vec<(u16, Sqe, Option<Data>)>,
+    staged: Vec<(u16, Sqe, Data)>,
+    sent: Vec<(u16, Sqe, Data)>,
     completions: VecDeque<Result<Completion, Violation>>,
     closed: bool,
     released: u32,
@@ -42,7 +42,7 @@ impl Transport for Fake {
         self.limits
     }
 
-    fn stage(&mut self, slot: u16, cid: u16, command: Sqe, data: Option<Data>) -> Result<(), Full> {
+    fn stage(&mut self, slot: u16, cid: u16, command: Sqe, data: Data) -> Result<(), Full> {
         assert!(slot < self.limits.depth);
         let mut device = self.device.borrow_mut();
         assert!(device.sent.iter().chain(&device.staged).all(|&(other, ..)| other != cid), "CQ-9");
@@ -163,7 +163,6 @@ fn operations_are_divided_at_every_limit_and_complete_once() {
             });
             for (_, command, data) in &bench.device.borrow().sent {
                 let blocks = u64::from(command.nlb_z()) + 1;
-                let data = data.expect("reads move data");
                 assert_eq!(data.len as u64, blocks * BLOCK as u64);
                 assert!(data.len <= max_transfer);
                 if boundary != 0 {
@@ -220,7 +219,7 @@ fn raw_commands_cannot_name_other_memory() {
     bench.queue.submit(Io::raw(Sqe { prp1: 1, prp2: 2, ..Sqe::new(0xc2) }, Some(buffer))).unwrap();
     let (_, command, data) = bench.device.borrow().sent[0];
     assert_eq!((command.prp1, command.prp2), (0, 0), "pointers of the caller's are not sent");
-    assert!(data.unwrap().guarded);
+    assert_eq!(data.handling, Handling::Guarded);
     bench.device.borrow_mut().complete(0, Status::SUCCESS);
     bench.queue.poll(|done| {
         let data = done.buffer.unwrap();

@@ -10,7 +10,7 @@ use doorbell_spec::completion::Cqe;
 
 use self::prp::Shape;
 use self::ring::{Completions, Doorbell, Lists, Submission};
-use super::{CloseError, Completion, Data, Full, Limits, Transport, Usage, Violation};
+use super::{CloseError, Completion, Data, Full, Handling, Limits, Transport, Usage, Violation};
 use crate::controller::QueueOwner;
 use crate::device::Doorbells;
 use crate::memory::{DmaMemory, MemoryError};
@@ -195,27 +195,22 @@ impl Transport for Pcie {
     }
 
     #[inline(always)]
-    fn stage(
-        &mut self,
-        slot: u16,
-        cid: u16,
-        mut command: Sqe,
-        data: Option<Data>,
-    ) -> Result<(), Full> {
+    fn stage(&mut self, slot: u16, cid: u16, mut command: Sqe, data: Data) -> Result<(), Full> {
         command = command.with_cid(cid);
-        if let Some(data) = data {
+        match data.handling {
             // `None`: the one guarded list is in use. Data beyond `max_transfer` do not come here.
-            let pointers = if data.guarded {
-                self.describe_guarded(slot, data)
-            } else {
-                self.describe(slot, data)
-            };
-            (command.prp1, command.prp2) = pointers.ok_or(Full)?;
+            Handling::Exact => {
+                (command.prp1, command.prp2) = self.describe(slot, data).ok_or(Full)?;
+            }
+            Handling::Guarded => {
+                (command.prp1, command.prp2) = self.describe_guarded(slot, data).ok_or(Full)?;
+            }
+            Handling::AsGiven => {}
         }
         if self.submission.push(command) {
             return Ok(());
         }
-        if data.is_some_and(|data| data.guarded) {
+        if data.handling == Handling::Guarded {
             self.release(slot);
         }
         Err(Full)
