@@ -149,29 +149,29 @@ impl Namespace {
     /// Reads from block `lba` until `buffer` is full.
     #[inline(always)]
     pub fn read(&self, lba: u64, buffer: Buffer) -> Io {
-        self.with_data(nvm::read(self.id, lba, 0), lba, buffer)
+        self.with_data(nvm::read(self.id, lba, 0), buffer)
     }
 
     /// Writes all of `buffer` from block `lba`.
     #[inline(always)]
     pub fn write(&self, lba: u64, buffer: Buffer) -> Io {
-        self.with_data(nvm::write(self.id, lba, 0), lba, buffer)
+        self.with_data(nvm::write(self.id, lba, 0), buffer)
     }
 
     /// Compares the blocks from `lba` with `buffer`; a difference is status Compare Failure (2/85).
     #[inline(always)]
     pub fn compare(&self, lba: u64, buffer: Buffer) -> Io {
-        self.with_data(nvm::compare(self.id, lba, 0), lba, buffer)
+        self.with_data(nvm::compare(self.id, lba, 0), buffer)
     }
 
     /// Writes zeroes to `blocks` blocks from `lba`, without moving data.
     pub fn write_zeroes(&self, lba: u64, blocks: u64) -> Io {
-        self.without_data(nvm::write_zeroes(self.id, lba, 0), lba, blocks)
+        self.without_data(nvm::write_zeroes(self.id, lba, 0), blocks)
     }
 
     /// Checks that `blocks` blocks from `lba` can be read, without moving data.
     pub fn verify(&self, lba: u64, blocks: u64) -> Io {
-        self.without_data(nvm::verify(self.id, lba, 0), lba, blocks)
+        self.without_data(nvm::verify(self.id, lba, 0), blocks)
     }
 
     /// Makes every write that has completed durable.
@@ -191,7 +191,7 @@ impl Namespace {
             {
                 entry.copy_from_slice(DsmRange::new(lba, blocks).as_bytes());
             }
-            Kind::Plain
+            Kind::Whole
         } else {
             Kind::Invalid(Invalid::Ranges { ranges: ranges.len(), len })
         };
@@ -201,24 +201,24 @@ impl Namespace {
     }
 
     #[inline(always)]
-    fn with_data(&self, command: Sqe, lba: u64, buffer: Buffer) -> Io {
+    fn with_data(&self, command: Sqe, buffer: Buffer) -> Io {
         let extent = Extent {
             blocks: 0,
             block_shift: self.block_shift,
             boundary: self.boundary,
             max_blocks: MAX_BLOCKS,
         };
-        Io::data(command, lba, buffer, extent)
+        Io::data(command, buffer, extent)
     }
 
-    fn without_data(&self, command: Sqe, lba: u64, blocks: u64) -> Io {
+    fn without_data(&self, command: Sqe, blocks: u64) -> Io {
         let extent = Extent {
             blocks,
             block_shift: self.block_shift,
             boundary: 0,
             max_blocks: self.max_blocks,
         };
-        Io::blocks(command, lba, extent)
+        Io::over(command, None, extent)
     }
 }
 

@@ -71,7 +71,6 @@ pub struct Queue<T: Transport = Pcie> {
     max_transfer: usize,
     /// Something other than completions asks for the poller: completions kept back, operations waiting, a failure.
     attention: bool,
-    commands: u64,
     operations: Operations,
     /// Completions that arrived while [`Queue::run`] waited for another.
     kept: VecDeque<Done>,
@@ -93,7 +92,6 @@ impl<T: Transport> Queue<T> {
             slots: Slots::new(limits.depth),
             max_transfer: limits.max_transfer,
             attention: false,
-            commands: 0,
             operations: Operations::new(operations, limits.max_transfer),
             kept: VecDeque::new(),
             failure: None,
@@ -123,14 +121,20 @@ impl<T: Transport> Queue<T> {
         // taken on any path lives in memory on all of them.
         let Io { command, buffer, tag, kind, extent } = io;
         let data = Data::of(buffer.as_ref());
-        if matches!(kind, Kind::Plain)
+        let plain = match kind {
+            Kind::Blocks => extent.fits_one(command.slba()) && !extent.is_partial(data.len),
+            Kind::Whole => true,
+            Kind::Raw | Kind::Internal | Kind::Invalid(_) => false,
+        };
+        if plain
             && data.len <= self.max_transfer
-            && let Some((slot, cid)) = self.slots.peek()
-            && self.transport.stage(slot, cid, command, data).is_ok()
+            && let Some(vacancy) = self.slots.vacancy()
         {
-            self.slots.fill(buffer, tag, Holder::Caller);
-            self.commands += 1;
-            return Ok(Ticket::Command(cid));
+            let cid = vacancy.cid();
+            if self.transport.stage(vacancy.index(), cid, command, data).is_ok() {
+                vacancy.fill(buffer, tag, Holder::Caller);
+                return Ok(Ticket::Command(cid));
+            }
         }
         self.enter_slowly(Io { command, buffer, tag, kind, extent })
     }
@@ -143,22 +147,30 @@ impl<T: Transport> Queue<T> {
 
     #[cold]
     #[inline(never)]
-    fn enter_slowly(&mut self, io: Io) -> Result<Ticket, Rejected> {
+    fn enter_slowly(&mut self, mut io: Io) -> Result<Ticket, Rejected> {
         if self.failure.is_some() {
             return Err(self.full(io));
         }
         let len = io.buffer.as_ref().map_or(0, |buffer| buffer.len());
-        let divisible = io.extent.blocks != 0;
         let reason = match io.kind {
             Kind::Invalid(why) => why.into(),
-            Kind::Internal => return self.enter_internal(io),
-            Kind::Plain if len <= self.max_transfer => return Err(self.full(io)),
-            Kind::Raw if len <= self.max_transfer => return self.enter_raw(io),
-            Kind::Plain if divisible => return self.begin(io),
-            Kind::Plain | Kind::Raw => Reason::TooLong { len, max: self.max_transfer },
-            Kind::Divided => match io.invalid() {
+            Kind::Internal => {
+                return self.enter_one(io, Handling::AsGiven, Holder::Caller);
+            }
+            Kind::Blocks => match io.invalid() {
                 Some(why) => why.into(),
+                None if io.extent.fits_one(io.command.slba()) && len <= self.max_transfer => {
+                    return Err(self.full(io));
+                }
                 None => return self.begin(io),
+            },
+            Kind::Whole | Kind::Raw if len > self.max_transfer => {
+                Reason::TooLong { len, max: self.max_transfer }
+            }
+            Kind::Whole => return Err(self.full(io)),
+            Kind::Raw => match self.guard_second_page(&mut io) {
+                Some(reason) => reason,
+                None => return self.enter_one(io, Handling::Guarded, Holder::Raw),
             },
         };
         Err(Rejected { reason, io })
@@ -178,15 +190,16 @@ impl<T: Transport> Queue<T> {
     /// Stages commands of operations that wait, while there is room.
     fn pump(&mut self) {
         while let Some(index) = self.operations.turn() {
-            let Some((slot, cid)) = self.slots.peek() else { break };
             let Some(part) = self.operations.next_part(index) else { break };
-            if self.transport.stage(slot, cid, part.command, part.data).is_err() {
+            let Some(vacancy) = self.slots.vacancy() else { break };
+            let staged =
+                self.transport.stage(vacancy.index(), vacancy.cid(), part.command, part.data);
+            if staged.is_err() {
                 break;
             }
             let tag = u64::from(index) << PART_SHIFT | self.operations.position(index);
-            self.slots.fill(None, tag, Holder::Part);
+            vacancy.fill(None, tag, Holder::Part);
             self.operations.staged(index);
-            self.commands += 1;
         }
         self.attend();
     }
@@ -196,28 +209,19 @@ impl<T: Transport> Queue<T> {
             self.operations.waiting() || !self.kept.is_empty() || self.failure.is_some();
     }
 
-    fn enter_raw(&mut self, mut io: Io) -> Result<Ticket, Rejected> {
-        if let Some(reason) = self.guard_second_page(&mut io) {
-            return Err(Rejected { reason, io });
-        }
-        let data = Data { handling: Handling::Guarded, ..Data::of(io.buffer.as_ref()) };
-        let Some((slot, cid)) = self.slots.peek() else { return Err(self.full(io)) };
-        if self.transport.stage(slot, cid, io.command, data).is_err() {
+    fn enter_one(
+        &mut self,
+        io: Io,
+        handling: Handling,
+        holder: Holder,
+    ) -> Result<Ticket, Rejected> {
+        let data = Data { handling, ..Data::of(io.buffer.as_ref()) };
+        let Some(vacancy) = self.slots.vacancy() else { return Err(self.full(io)) };
+        let cid = vacancy.cid();
+        if self.transport.stage(vacancy.index(), cid, io.command, data).is_err() {
             return Err(self.full(io));
         }
-        self.slots.fill(io.buffer, io.tag, Holder::Raw);
-        self.commands += 1;
-        Ok(Ticket::Command(cid))
-    }
-
-    fn enter_internal(&mut self, io: Io) -> Result<Ticket, Rejected> {
-        let data = Data { handling: Handling::AsGiven, ..Data::of(None) };
-        let Some((slot, cid)) = self.slots.peek() else { return Err(self.full(io)) };
-        if self.transport.stage(slot, cid, io.command, data).is_err() {
-            return Err(self.full(io));
-        }
-        self.slots.fill(None, io.tag, Holder::Caller);
-        self.commands += 1;
+        vacancy.fill(io.buffer, io.tag, holder);
         Ok(Ticket::Command(cid))
     }
 
@@ -530,9 +534,10 @@ impl<T: Transport> Queue<T> {
     #[must_use]
     pub fn counters(&self) -> Counters {
         let usage = self.transport.usage();
+        let (commands, completions) = self.slots.totals();
         Counters {
-            commands: self.commands,
-            completions: self.commands - self.in_flight() as u64,
+            commands,
+            completions,
             polls: usage.polls,
             empty_polls: usage.empty_polls,
             doorbells: usage.doorbells,

@@ -26,6 +26,12 @@ impl Extent {
     /// Of commands that cannot be divided.
     const NONE: Self = Self { blocks: 0, block_shift: 0, boundary: 0, max_blocks: 0 };
 
+    /// Whether `len` bytes are not whole blocks.
+    #[inline(always)]
+    pub(crate) fn is_partial(&self, len: usize) -> bool {
+        len & ((1 << self.block_shift) - 1) != 0
+    }
+
     /// Whether one command can cover the blocks from `lba`: at least one, not too many, and across no boundary. Whether
     /// the namespace has them is for the controller to say.
     #[inline(always)]
@@ -41,10 +47,10 @@ impl Extent {
 /// What kind of handling a command needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// One command, if its data are no more than one can carry.
-    Plain,
-    /// Blocks that have to be divided, or something that is wrong with them: [`Io::invalid`] tells.
-    Divided,
+    /// Blocks: one command if it can carry them, otherwise several.
+    Blocks,
+    /// One command, whose data are described by itself, and cannot be divided.
+    Whole,
     /// One command of the caller's making: nothing is known of how much data it moves.
     Raw,
     /// One of the driver's own commands, with a data pointer of its own.
@@ -135,22 +141,18 @@ impl Io {
         Self { command, buffer, tag: 0, kind, extent: Extent::NONE }
     }
 
-    /// A command that moves all of `buffer` to or from the blocks from `lba`.
+    /// A command that moves all of `buffer` to or from its blocks.
     #[inline(always)]
-    pub(crate) fn data(command: Sqe, lba: u64, buffer: Buffer, mut extent: Extent) -> Self {
+    pub(crate) fn data(command: Sqe, buffer: Buffer, mut extent: Extent) -> Self {
         extent.blocks = (buffer.len() >> extent.block_shift) as u64;
-        let partial = buffer.len() & ((1 << extent.block_shift) - 1) != 0;
-        // One test for everything unusual; what it was is found out where there is time.
-        let kind = if !partial && extent.fits_one(lba) { Kind::Plain } else { Kind::Divided };
-        let command = command.with_nlb_z(extent.blocks.wrapping_sub(1) as u16);
-        Self { command, buffer: Some(buffer), tag: 0, kind, extent }
+        Self::over(command, Some(buffer), extent)
     }
 
-    /// A command over the blocks of `extent` from `lba`, without data.
-    pub(crate) fn blocks(command: Sqe, lba: u64, extent: Extent) -> Self {
-        let kind = if extent.fits_one(lba) { Kind::Plain } else { Kind::Divided };
+    /// A command over the blocks of `extent`. Whether they can be is found out when it is staged.
+    #[inline(always)]
+    pub(crate) fn over(command: Sqe, buffer: Option<Buffer>, extent: Extent) -> Self {
         let command = command.with_nlb_z(extent.blocks.wrapping_sub(1) as u16);
-        Self { command, buffer: None, tag: 0, kind, extent }
+        Self { command, buffer, tag: 0, kind: Kind::Blocks, extent }
     }
 
     /// What is wrong with a command over blocks, if anything is.

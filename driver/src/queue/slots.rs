@@ -58,10 +58,41 @@ pub(super) struct Slots {
     top: u16,
     index_mask: u16,
     generation_step: u16,
-    idle: u16,
+    filled: u64,
+    completed: u64,
     depth: usize,
     /// Where the slots go when the queue has failed: nothing completes any more, and nothing is released.
     closed: Box<[Slot]>,
+}
+
+/// An idle slot about to be filled; still idle if dropped.
+pub(super) struct Vacancy<'a> {
+    slot: &'a mut Slot,
+    top: &'a mut u16,
+    filled: &'a mut u64,
+}
+
+impl Vacancy<'_> {
+    #[inline(always)]
+    pub(super) fn index(&self) -> u16 {
+        *self.top
+    }
+
+    /// The identifier of the command that fills it.
+    #[inline(always)]
+    pub(super) fn cid(&self) -> u16 {
+        self.slot.next
+    }
+
+    #[inline(always)]
+    pub(super) fn fill(self, buffer: Option<Buffer>, tag: u64, holder: Holder) {
+        // An idle slot holds no buffer: nothing is lost by not dropping it.
+        std::mem::forget(std::mem::replace(&mut self.slot.buffer, buffer));
+        self.slot.tag = tag;
+        self.slot.expected = u32::from(self.slot.next) | holder as u32;
+        *self.top = self.slot.below;
+        *self.filled += 1;
+    }
 }
 
 /// What a completed slot held.
@@ -90,7 +121,8 @@ impl Slots {
             index_mask: ((1u32 << index_bits) - 1) as u16,
             // With 65,535 slots nothing is left of 16 bits, and the step is 0.
             generation_step: (1u32 << index_bits) as u16,
-            idle: depth,
+            filled: 0,
+            completed: 0,
             depth: usize::from(depth),
             closed: Box::default(),
         }
@@ -101,35 +133,28 @@ impl Slots {
         self.depth
     }
 
+    /// Slots with a command in flight; those of a failed queue stay so.
+    #[inline(always)]
+    pub(super) fn in_flight(&self) -> usize {
+        (self.filled - self.completed) as usize
+    }
+
     /// Slots that a command can take.
     #[inline(always)]
     pub(super) fn idle(&self) -> usize {
-        usize::from(self.idle)
+        if self.closed.is_empty() { self.depth - self.in_flight() } else { 0 }
     }
 
-    /// Slots with a command in flight; those of a failed queue stay so.
-    pub(super) fn in_flight(&self) -> usize {
-        let slots = if self.closed.is_empty() { &self.slots } else { &self.closed };
-        slots.iter().filter(|slot| slot.expected != IDLE).count()
+    /// Commands so far: (begun, completed).
+    pub(super) fn totals(&self) -> (u64, u64) {
+        (self.filled, self.completed)
     }
 
-    /// The slot that the next command takes, and its identifier. It is taken by [`fill`](Self::fill).
+    /// The slot that the next command takes.
     #[inline(always)]
-    pub(super) fn peek(&self) -> Option<(u16, u16)> {
-        let slot = self.slots.get(usize::from(self.top))?;
-        Some((self.top, slot.next))
-    }
-
-    /// Fills the slot that [`peek`](Self::peek) named.
-    #[inline(always)]
-    pub(super) fn fill(&mut self, buffer: Option<Buffer>, tag: u64, holder: Holder) {
-        let Some(slot) = self.slots.get_mut(usize::from(self.top)) else { return };
-        // An idle slot holds no buffer: nothing is lost by not dropping it.
-        std::mem::forget(std::mem::replace(&mut slot.buffer, buffer));
-        slot.tag = tag;
-        slot.expected = u32::from(slot.next) | holder as u32;
-        self.top = slot.below;
-        self.idle -= 1;
+    pub(super) fn vacancy(&mut self) -> Option<Vacancy<'_>> {
+        let slot = self.slots.get_mut(usize::from(self.top))?;
+        Some(Vacancy { slot, top: &mut self.top, filled: &mut self.filled })
     }
 
     /// Leaves the slot of the caller's command `cid` idle, if that is in flight and nothing but the caller's. The caller
@@ -145,7 +170,7 @@ impl Slots {
         slot.next = cid.wrapping_add(self.generation_step);
         slot.below = self.top;
         self.top = index;
-        self.idle += 1;
+        self.completed += 1;
         Some(slot)
     }
 
@@ -173,7 +198,6 @@ impl Slots {
     /// Hands out no more slots and completes none; those in flight keep their buffers.
     pub(super) fn close(&mut self) {
         self.top = Self::NONE;
-        self.idle = 0;
         if self.closed.is_empty() {
             self.closed = std::mem::take(&mut self.slots);
         }
@@ -200,8 +224,9 @@ mod tests {
     use super::*;
 
     fn fill(slots: &mut Slots) -> u16 {
-        let (_, cid) = slots.peek().expect("an idle slot");
-        slots.fill(None, u64::from(cid), Holder::Caller);
+        let vacancy = slots.vacancy().expect("an idle slot");
+        let cid = vacancy.cid();
+        vacancy.fill(None, u64::from(cid), Holder::Caller);
         cid
     }
 
@@ -236,7 +261,7 @@ mod tests {
         for depth in [1, 2, 3, 64, 1000, 4096, u16::MAX] {
             let mut slots = Slots::new(depth);
             let mut cids: Vec<u16> = (0..depth).map(|_| fill(&mut slots)).collect();
-            assert!(slots.peek().is_none());
+            assert!(slots.vacancy().is_none());
             cids.sort_unstable();
             cids.dedup();
             assert_eq!(cids.len(), usize::from(depth));

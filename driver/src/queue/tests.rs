@@ -110,7 +110,7 @@ impl Bench {
     fn read(&self, lba: u64, blocks: usize, boundary: u32, tag: u64) -> Io {
         let block_shift = BLOCK.trailing_zeros() as u8;
         let extent = Extent { blocks: 0, block_shift, boundary, max_blocks: 1 << 16 };
-        Io::data(nvm::read(1, lba, 0), lba, self.buffer(blocks), extent).tag(tag)
+        Io::data(nvm::read(1, lba, 0), self.buffer(blocks), extent).tag(tag)
     }
 }
 
