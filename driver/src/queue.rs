@@ -120,21 +120,24 @@ impl<T: Transport> Queue<T> {
         // Taken apart before the first branch, and put together again only on the slow ones: what has its address
         // taken on any path lives in memory on all of them.
         let Io { command, buffer, tag, kind, extent } = io;
-        let data = Data::of(buffer.as_ref());
-        let plain = match kind {
-            Kind::Blocks => extent.fits_one(command.slba()) && !extent.is_partial(data.len),
-            Kind::Whole => true,
-            Kind::Raw | Kind::Internal | Kind::Invalid(_) => false,
-        };
-        if plain
-            && data.len <= self.max_transfer
-            && let Some(vacancy) = self.slots.vacancy()
-        {
-            let cid = vacancy.cid();
-            if self.transport.stage(vacancy.index(), cid, command, data).is_ok() {
-                vacancy.fill(buffer, tag, Holder::Caller);
-                return Ok(Ticket::Command(cid));
+        'slow: {
+            let Some(memory) = &buffer else { break 'slow };
+            let data = Data::of(memory);
+            let whole = match kind {
+                Kind::Blocks => extent.fits_one(command.slba()) && !extent.is_partial(data.len),
+                Kind::Whole => true,
+                Kind::Raw | Kind::Internal | Kind::Invalid(_) => false,
+            };
+            if !whole || data.len > self.max_transfer {
+                break 'slow;
             }
+            let Some(vacancy) = self.slots.vacancy() else { break 'slow };
+            let cid = vacancy.cid();
+            if self.transport.stage(vacancy.index(), cid, command, data).is_err() {
+                break 'slow;
+            }
+            vacancy.fill(cid, buffer, tag, Holder::Caller);
+            return Ok(Ticket::Command(cid));
         }
         self.enter_slowly(Io { command, buffer, tag, kind, extent })
     }
@@ -160,14 +163,14 @@ impl<T: Transport> Queue<T> {
             Kind::Blocks => match io.invalid() {
                 Some(why) => why.into(),
                 None if io.extent.fits_one(io.command.slba()) && len <= self.max_transfer => {
-                    return Err(self.full(io));
+                    return self.enter_one(io, Handling::Exact, Holder::Caller);
                 }
                 None => return self.begin(io),
             },
             Kind::Whole | Kind::Raw if len > self.max_transfer => {
                 Reason::TooLong { len, max: self.max_transfer }
             }
-            Kind::Whole => return Err(self.full(io)),
+            Kind::Whole => return self.enter_one(io, Handling::Exact, Holder::Caller),
             Kind::Raw => match self.guard_second_page(&mut io) {
                 Some(reason) => reason,
                 None => return self.enter_one(io, Handling::Guarded, Holder::Raw),
@@ -192,13 +195,12 @@ impl<T: Transport> Queue<T> {
         while let Some(index) = self.operations.turn() {
             let Some(part) = self.operations.next_part(index) else { break };
             let Some(vacancy) = self.slots.vacancy() else { break };
-            let staged =
-                self.transport.stage(vacancy.index(), vacancy.cid(), part.command, part.data);
-            if staged.is_err() {
+            let cid = vacancy.cid();
+            if self.transport.stage(vacancy.index(), cid, part.command, part.data).is_err() {
                 break;
             }
             let tag = u64::from(index) << PART_SHIFT | self.operations.position(index);
-            vacancy.fill(None, tag, Holder::Part);
+            vacancy.fill(cid, None, tag, Holder::Part);
             self.operations.staged(index);
         }
         self.attend();
@@ -215,13 +217,13 @@ impl<T: Transport> Queue<T> {
         handling: Handling,
         holder: Holder,
     ) -> Result<Ticket, Rejected> {
-        let data = Data { handling, ..Data::of(io.buffer.as_ref()) };
+        let data = Data { handling, ..io.buffer.as_ref().map_or(Data::NONE, Data::of) };
         let Some(vacancy) = self.slots.vacancy() else { return Err(self.full(io)) };
         let cid = vacancy.cid();
         if self.transport.stage(vacancy.index(), cid, io.command, data).is_err() {
             return Err(self.full(io));
         }
-        vacancy.fill(io.buffer, io.tag, holder);
+        vacancy.fill(cid, io.buffer, io.tag, holder);
         Ok(Ticket::Command(cid))
     }
 

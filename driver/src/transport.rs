@@ -43,11 +43,13 @@ pub struct Data {
 }
 
 impl Data {
+    /// No data.
+    pub(crate) const NONE: Self = Self { iova: 0, len: 0, handling: Handling::Exact };
+
     /// All of `buffer`.
     #[inline(always)]
-    pub(crate) fn of(buffer: Option<&Buffer>) -> Self {
-        let (iova, len) = buffer.map_or((0, 0), |buffer| (buffer.iova(), buffer.len()));
-        Self { iova, len, handling: Handling::Exact }
+    pub(crate) fn of(buffer: &Buffer) -> Self {
+        Self { iova: buffer.iova(), len: buffer.len(), handling: Handling::Exact }
     }
 }
 

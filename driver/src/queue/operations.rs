@@ -113,7 +113,7 @@ impl Operations {
                 len: (count << operation.extent.block_shift) as usize,
                 handling: Handling::Exact,
             },
-            None => Data::of(None),
+            None => Data::NONE,
         };
         Some(Part { command, data })
     }

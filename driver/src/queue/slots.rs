@@ -84,12 +84,13 @@ impl Vacancy<'_> {
         self.slot.next
     }
 
+    /// `cid` is [`cid`](Self::cid).
     #[inline(always)]
-    pub(super) fn fill(self, buffer: Option<Buffer>, tag: u64, holder: Holder) {
+    pub(super) fn fill(self, cid: u16, buffer: Option<Buffer>, tag: u64, holder: Holder) {
         // An idle slot holds no buffer: nothing is lost by not dropping it.
         std::mem::forget(std::mem::replace(&mut self.slot.buffer, buffer));
         self.slot.tag = tag;
-        self.slot.expected = u32::from(self.slot.next) | holder as u32;
+        self.slot.expected = u32::from(cid) | holder as u32;
         *self.top = self.slot.below;
         *self.filled += 1;
     }
@@ -226,7 +227,7 @@ mod tests {
     fn fill(slots: &mut Slots) -> u16 {
         let vacancy = slots.vacancy().expect("an idle slot");
         let cid = vacancy.cid();
-        vacancy.fill(None, u64::from(cid), Holder::Caller);
+        vacancy.fill(cid, None, u64::from(cid), Holder::Caller);
         cid
     }
 

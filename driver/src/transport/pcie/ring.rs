@@ -75,8 +75,9 @@ pub(super) struct Submission {
     tail: u32,
     /// The head that room is reckoned from.
     head: u32,
-    /// The head in the newest completion, unchecked.
+    /// The head in the newest completion; checked when room is needed, before anything rests on it.
     reported: u32,
+    lie: Option<(u16, u16, u16)>,
     /// The tail that the device knows.
     rung: u32,
     doorbell: Doorbell,
@@ -93,7 +94,7 @@ impl Submission {
         assert!(memory.as_mut_ptr().cast::<AtomicU64>().is_aligned(), "ring memory is misaligned");
         memory.fill(0);
         let entries = NonNull::new(memory.as_mut_ptr()).expect("a buffer has an address").cast();
-        Self { entries, size, tail: 0, head: 0, reported: 0, rung: 0, doorbell, memory }
+        Self { entries, size, tail: 0, head: 0, reported: 0, lie: None, rung: 0, doorbell, memory }
     }
 
     pub(super) fn iova(&self) -> u64 {
@@ -128,7 +129,7 @@ impl Submission {
     /// Full by the head taken for true; there may be a newer report.
     #[cold]
     fn has_room(&mut self, next: u32) -> bool {
-        self.accept_report().is_ok() && next != self.head
+        self.accept_report() && next != self.head
     }
 
     /// Tells the device the tail, if it does not know it. True if the doorbell was written.
@@ -148,17 +149,22 @@ impl Submission {
         self.reported = u32::from(head);
     }
 
-    /// Takes the last report for true, unless it lies outside what was submitted (CQ-10); then says what it was, and
-    /// the head and tail it does not fit.
-    #[inline(always)]
-    pub(super) fn accept_report(&mut self) -> Result<(), (u16, u16, u16)> {
+    /// Takes the last report for true, unless it lies outside what was submitted (CQ-10).
+    fn accept_report(&mut self) -> bool {
         let head = self.reported;
         // Distances from the old head, modulo the ring.
         if head >= self.size || self.distance(head) > self.distance(self.rung) {
-            return Err((head as u16, self.head as u16, self.tail as u16));
+            self.lie = Some((head as u16, self.head as u16, self.tail as u16));
+            return false;
         }
         self.head = head;
-        Ok(())
+        true
+    }
+
+    /// A report that could not be true, with the head and tail that it does not fit.
+    #[inline(always)]
+    pub(super) fn lie(&self) -> Option<(u16, u16, u16)> {
+        self.lie
     }
 
     #[inline(always)]
