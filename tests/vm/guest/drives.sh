@@ -77,7 +77,7 @@ we_read_and_write() {
     check "we-read-$serial" read_blocks "$bdf" "$nsid" "$lba" "$blocks" "$bytes" "/tmp/got" &&
         check "as-kernel-wrote-$serial" cmp "/tmp/kernel.$serial" /tmp/got
     bytes_from "doorbell $serial" "$bytes" >"/tmp/ours.$serial"
-    check "we-write-$serial" write_blocks "$bdf" "$nsid" $((lba + blocks)) "$blocks" "/tmp/ours.$serial"
+    check "we-write-$serial" write_blocks "$bdf" "$nsid" $((lba + blocks)) "$blocks" "$bytes" "/tmp/ours.$serial"
 }
 
 kernel_reads() {
@@ -108,13 +108,13 @@ if need identify; then
     check identify-json sh -c "identify --json pcie:$many | grep -q doormany"
 fi
 if need passthrough; then
-    check passthrough-identify identify_data "$small" /tmp/identify
+    check passthrough-identify passthrough "pcie:$small" --output /tmp/identify
     check passthrough-serial sh -c "dd if=/tmp/identify bs=1 skip=4 count=20 2>/dev/null | grep -q doorsmall"
     each_exchange we_read_and_write
 fi
 if need hello; then
     for bdf in "$d512" "$d4096" "$small" "$many"; do
-        check "hello-$bdf" hello "pcie:$bdf" --yes-destroy-data
+        check "hello-$bdf" hello "pcie:$bdf"
     done
 fi
 if need cores; then

@@ -59,6 +59,6 @@ fi
 
 # The drive refuses a command: its status is reported. QEMU's trace shows it, which proves that the trace works.
 if need passthrough; then
-    check_fails bad-opcode "opcode|0/01|0x01" passthrough "pcie:$d512" --admin --opcode 0xc3
+    check_fails bad-opcode "opcode|0/01|0x01" passthrough "pcie:$d512" --opcode 0xc3
 fi
 check unbind hugepages.sh unbind
