@@ -81,8 +81,8 @@ pub struct Lane<E> {
     ready: Vec<u32>,
     /// What the last poll took.
     done: Vec<(u32, Code)>,
-    /// An I/O that found the queue full.
-    held: Option<(Operation, u64, u64)>,
+    /// An I/O that found the queue full, and its tag: the data is in the buffer of that one.
+    held: Option<(u32, Operation, u64, u64)>,
     in_flight: u32,
     pace: Option<Pace>,
     sweeping: bool,
@@ -163,7 +163,7 @@ impl<E: Engine> Lane<E> {
         if let Some(pace) = &self.pace {
             self.overdue += pace.overdue(now);
         }
-        if let Some((operation, unit, _)) = self.held.take()
+        if let Some((_, operation, unit, _)) = self.held.take()
             && let Script::Verify(ledger) = &mut self.config.script
         {
             ledger.settle(operation, unit, false, &[]);
@@ -232,6 +232,13 @@ impl<E: Engine> Lane<E> {
 
     fn refill(&mut self, now: u64) -> Result<(), Lost> {
         let mut staged = 0;
+        if let Some((held, ..)) = self.held
+            && let Some(at) = self.ready.iter().position(|&tag| tag == held)
+        {
+            // Its turn is now, whatever has come back since.
+            let last = self.ready.len() - 1;
+            self.ready.swap(at, last);
+        }
         while let Some(&tag) = self.ready.last() {
             let Some((operation, unit, start)) = self.next(tag, now) else { break };
             let lba = self.config.first_lba + unit * self.config.blocks;
@@ -241,7 +248,7 @@ impl<E: Engine> Lane<E> {
                     return Err(Lost("an empty queue has no room for a single I/O".to_owned()));
                 }
                 Err(Refused::Full) => {
-                    self.held = Some((operation, unit, start));
+                    self.held = Some((tag, operation, unit, start));
                     break;
                 }
                 Err(Refused::Lost(lost)) => return Err(lost),
@@ -263,8 +270,8 @@ impl<E: Engine> Lane<E> {
     /// The next I/O for a tag: what, where, and since when it counts.
     #[inline]
     fn next(&mut self, tag: u32, now: u64) -> Option<(Operation, u64, u64)> {
-        if let Some(held) = self.held.take() {
-            return Some(held);
+        if let Some((_, operation, unit, start)) = self.held.take() {
+            return Some((operation, unit, start));
         }
         if let Script::Verify(ledger) = &mut self.config.script
             && self.sweeping
