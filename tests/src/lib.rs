@@ -4,5 +4,6 @@ pub mod function;
 pub mod host;
 pub mod model;
 pub mod port;
+pub mod process;
 pub mod rig;
 pub mod wire;

@@ -10,6 +10,7 @@ use doorbell_spec::vfio_user::{
     RegionInfo, irq, region,
 };
 use doorbell_tests::function::memory;
+use doorbell_tests::model::Random;
 use doorbell_tests::port::{greet, refusal, serve, subsystem, works};
 use doorbell_tests::wire::{Directory, Message, Wire};
 use zerocopy::IntoBytes;
@@ -104,17 +105,7 @@ fn hostile_messages_cost_their_sender_at_most_the_connection() {
 
 #[test]
 fn a_random_stream_of_commands_never_ends_the_server() {
-    let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
-        std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(1, |time| time.as_nanos() as u64 | 1)
-    });
-    println!("seed {seed} (SEED={seed} repeats it)");
-    let mut state: u64 = seed;
-    let mut random = move |below: u64| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state % below
-    };
+    let mut random = Random::from_env();
     let directory = Directory::new("server");
     let path = directory.join("socket");
     let _running = serve(&path, &subsystem());
@@ -123,18 +114,18 @@ fn a_random_stream_of_commands_never_ends_the_server() {
     for _ in 0..20 {
         let mut wire = greet(&path);
         for _ in 0..100 {
-            let command = Command(random(20) as u16);
+            let command = Command(random.below(20) as u16);
             if command == Command::VERSION {
                 continue;
             }
-            let words: Vec<u64> = (0..random(8))
-                .map(|_| match random(3) {
-                    0 => random(64),
-                    1 => edge[random(edge.len() as u64) as usize],
-                    _ => random(u64::MAX),
+            let words: Vec<u64> = (0..random.below(8))
+                .map(|_| match random.below(3) {
+                    0 => random.below(64),
+                    1 => edge[random.below(edge.len() as u64) as usize],
+                    _ => random.next(),
                 })
                 .collect();
-            let fds = vec![file.as_fd(); random(3) as usize];
+            let fds = vec![file.as_fd(); random.below(3) as usize];
             wire.call(command, words.as_bytes(), &fds).expect("a reply to every command");
         }
     }
