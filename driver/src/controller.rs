@@ -359,6 +359,13 @@ impl QueueOwner for Inner {
         if self.ended.load(Ordering::SeqCst) {
             return Ok(());
         }
+        // A device that is gone answers no command; asking its registers first spares the wait for that.
+        if let Err(error) = self.registers().status() {
+            return match self.end("the device is gone") {
+                true => Ok(()),
+                false => Err(CloseError { queue: qid, what: error.to_string() }),
+            };
+        }
         // CQ-11: submission queue first. What it had in flight completes or is aborted before this does.
         let deleted = self
             .internal(commands::delete_io_sq(qid))
