@@ -37,6 +37,8 @@ pub struct Properties {
     pub thin: bool,
     /// What was deallocated reads as zeroes.
     pub zeroes: bool,
+    /// [`Backend::prefetch`] does something.
+    pub prefetches: bool,
 }
 
 /// Storage of a fixed number of bytes.
@@ -80,6 +82,12 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// [`MediaError`]; each block holds old data or what deallocated blocks hold.
     fn deallocate(&self, offset: u64, len: u64) -> Result<(), MediaError>;
+
+    /// Says that the data at `offset` is read or written soon. Called where [`Properties::prefetches`] is set.
+    #[inline]
+    fn prefetch(&self, offset: u64, write: bool) {
+        let _ = (offset, write);
+    }
 }
 
 /// Walks pieces of host memory in portions that the caller chooses.

@@ -19,6 +19,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use doorbell_spec::command::Sqe;
 use doorbell_spec::register;
 use doorbell_spec::status::Status;
 
@@ -263,7 +264,10 @@ impl Controller {
             if !self.running {
                 break;
             }
-            taken += self.poll_io(turn);
+            if let Some(at) = self.queues.at_turn(turn, &self.doorbells) {
+                taken += self.poll_io(at);
+                self.queues.watch(at);
+            }
         }
         self.queues.rotate();
         if taken == 0 {
@@ -279,8 +283,8 @@ impl Controller {
 
     /// Takes up to [`BURST`] commands of one I/O submission queue, as far as their completions have room.
     #[inline]
-    fn poll_io(&mut self, turn: usize) -> usize {
-        let Some((submission, completions)) = self.queues.io_queue(turn) else { return 0 };
+    fn poll_io(&mut self, at: usize) -> usize {
+        let Some((submission, completions)) = self.queues.io_queue(at) else { return 0 };
         if submission.look(&self.doorbells, &self.memory).is_err() {
             self.bad_doorbell_value();
             return 0;
@@ -317,8 +321,12 @@ impl Controller {
             counters: &mut self.counters,
         };
         let mut reachable = true;
-        for words in self.batch.iter().take(count) {
-            let sqe = doorbell_spec::command::Sqe::from_words(*words);
+        let batch = self.batch.get(..count).unwrap_or_default();
+        for (words, ahead) in batch.iter().zip(1..) {
+            if let Some(next) = batch.get(ahead) {
+                io.prefetch(&Sqe::from_words(*next));
+            }
+            let sqe = Sqe::from_words(*words);
             let mut status = io.execute(&sqe);
             if !status.is_success() {
                 status = self.errors.record(submission.id, &sqe, status);

@@ -98,6 +98,7 @@ impl Namespace {
     }
 
     /// What the storage is like.
+    #[inline]
     pub fn properties(&self) -> Properties {
         self.properties
     }

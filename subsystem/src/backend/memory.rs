@@ -4,32 +4,43 @@
 //! crosses a chunk. A chunk is one huge page where the kernel has them, which matters more for random access than
 //! anything else here.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::{Backend, Cursor, MediaError, Properties};
-use crate::memory::HostBytes;
+use crate::memory::{HostBytes, prefetch};
 
 /// Bytes in a chunk: one huge page.
 const CHUNK: usize = if cfg!(miri) { 64 << 10 } else { 2 << 20 };
 const CHUNK_U64: u64 = CHUNK as u64;
+/// The largest backend: its table of chunks takes 256 MiB.
+const MAX_LEN: u64 = 16 << 40;
 
 /// Storage in memory, taken on the first write and given back on deallocation.
 pub struct Memory {
     len: u64,
     chunks: Box<[RwLock<Option<Chunk>>]>,
+    /// Where each chunk is, as a hint that needs no lock; zero for none.
+    addresses: Box<[AtomicUsize]>,
 }
 
 impl Memory {
     /// A backend of `len` bytes, all zero.
     ///
     /// # Errors
-    /// [`MediaError::Full`] where not even the table of chunks fits into memory.
+    /// [`MediaError::Full`] beyond 16 TiB, and where not even the table of chunks fits into memory.
     pub fn new(len: u64) -> Result<Self, MediaError> {
+        if len > MAX_LEN {
+            return Err(MediaError::Full);
+        }
         let count = usize::try_from(len.div_ceil(CHUNK_U64)).map_err(|_| MediaError::Full)?;
         let mut chunks = Vec::new();
         chunks.try_reserve_exact(count).map_err(|_| MediaError::Full)?;
         chunks.resize_with(count, || RwLock::new(None));
-        Ok(Self { len, chunks: chunks.into_boxed_slice() })
+        let mut addresses = Vec::new();
+        addresses.try_reserve_exact(count).map_err(|_| MediaError::Full)?;
+        addresses.resize_with(count, || AtomicUsize::new(0));
+        Ok(Self { len, chunks: chunks.into(), addresses: addresses.into() })
     }
 
     /// Bytes of storage that are taken now.
@@ -57,6 +68,9 @@ impl Memory {
                 let mut chunk = lock_mut(chunk);
                 if free && start == 0 && (now == CHUNK_U64 || to_end) {
                     *chunk = None;
+                    if let Some(hint) = self.addresses.get((offset / CHUNK_U64) as usize) {
+                        hint.store(0, Ordering::Relaxed);
+                    }
                 } else if let Some(bytes) = chunk
                     .as_mut()
                     .and_then(|chunk| chunk.bytes_mut().get_mut(start..start + now as usize))
@@ -77,7 +91,7 @@ impl Backend for Memory {
     }
 
     fn properties(&self) -> Properties {
-        Properties { volatile: false, thin: true, zeroes: true }
+        Properties { volatile: false, thin: true, zeroes: true, prefetches: true }
     }
 
     #[inline]
@@ -114,7 +128,12 @@ impl Backend for Memory {
             left -= end - start;
             let mut chunk = lock_mut(chunk);
             if chunk.is_none() {
-                *chunk = Some(Chunk::new()?);
+                let new = Chunk::new()?;
+                let address = new.bytes().as_ptr().addr();
+                *chunk = Some(new);
+                if let Some(hint) = self.addresses.get(((offset - 1) / CHUNK_U64) as usize) {
+                    hint.store(address, Ordering::Relaxed);
+                }
             }
             let Some(chunk) = chunk.as_mut() else { return Err(MediaError::Full) };
             while start < end
@@ -138,6 +157,15 @@ impl Backend for Memory {
 
     fn deallocate(&self, offset: u64, len: u64) -> Result<(), MediaError> {
         self.clear(offset, len, true)
+    }
+
+    #[inline]
+    fn prefetch(&self, offset: u64, write: bool) {
+        let hint = self.addresses.get((offset / CHUNK_U64) as usize);
+        let address = hint.map_or(0, |hint| hint.load(Ordering::Relaxed));
+        if address != 0 {
+            prefetch(address + (offset % CHUNK_U64) as usize, write);
+        }
     }
 }
 

@@ -76,6 +76,21 @@ impl Io<'_> {
         }
     }
 
+    /// Has the storage of a read or write fetched while the command before it is under way.
+    #[inline]
+    pub(crate) fn prefetch(&self, sqe: &Sqe) {
+        let opcode = NvmOpcode(sqe.opcode());
+        if opcode != NvmOpcode::READ && opcode != NvmOpcode::WRITE {
+            return;
+        }
+        if let Ok(namespace) = namespace(self.slots, sqe.nsid)
+            && namespace.properties().prefetches
+            && let Ok((offset, _)) = extent(namespace, sqe)
+        {
+            namespace.backend().prefetch(offset, opcode == NvmOpcode::WRITE);
+        }
+    }
+
     #[inline]
     fn read(&mut self, sqe: &Sqe) -> Result<(), Status> {
         check_form(sqe)?;

@@ -125,6 +125,12 @@ impl SubmissionQueue {
         distance(self.head, self.tail, self.size)
     }
 
+    /// The value of the doorbell register at which there is nothing to do; `None` where the register does not tell.
+    #[inline]
+    pub(crate) fn quiet_at(&self) -> Option<u32> {
+        (self.head == self.tail && !self.doorbell.has_shadow()).then_some(self.tail)
+    }
+
     /// The entry after `index`.
     #[inline]
     pub(crate) fn next(&self, index: u32) -> u32 {

@@ -3,12 +3,23 @@
 //! Submission queues stand side by side, the admin queue first, so that a round over them is a walk over an array;
 //! completion queues are found by their identifier.
 
-use super::queue::{CompletionQueue, SubmissionQueue};
+use super::queue::{CompletionQueue, Doorbell, SubmissionQueue};
+use crate::doorbells::DoorbellPage;
+
+/// A doorbell and the value at which its queue has nothing to do. Side by side, so that a round over many idle queues
+/// touches little memory.
+#[derive(Clone, Copy)]
+struct Watch {
+    index: u32,
+    quiet: Option<u32>,
+}
 
 /// The queues that exist.
 pub(crate) struct Queues {
     /// The admin queue first, the others as they were created.
     submissions: Vec<SubmissionQueue>,
+    /// For each of `submissions`, what to look at to know that there is nothing to do.
+    watches: Vec<Watch>,
     /// By identifier.
     completions: Vec<Option<CompletionQueue>>,
     /// Where the next round begins among the I/O submission queues.
@@ -21,6 +32,7 @@ impl Queues {
     pub(crate) fn new(max_io_queues: u16) -> Self {
         Self {
             submissions: Vec::new(),
+            watches: Vec::new(),
             completions: (0..=max_io_queues).map(|_| None).collect(),
             first: 0,
             signals: false,
@@ -29,6 +41,7 @@ impl Queues {
 
     pub(crate) fn clear(&mut self) {
         self.submissions.clear();
+        self.watches.clear();
         self.completions.iter_mut().for_each(|queue| *queue = None);
         self.first = 0;
         self.signals = false;
@@ -46,18 +59,33 @@ impl Queues {
         self.submissions.len().saturating_sub(1)
     }
 
-    /// The I/O submission queue whose turn it is, and all completion queues.
+    /// Which I/O submission queue comes next; `None` where its doorbell says that it is idle.
     #[inline]
-    pub(crate) fn io_queue(
-        &mut self,
-        turn: usize,
-    ) -> Option<(&mut SubmissionQueue, &mut [Option<CompletionQueue>])> {
+    pub(crate) fn at_turn(&self, turn: usize, page: &DoorbellPage) -> Option<usize> {
         let count = self.io_submissions();
         let mut at = self.first + turn;
         if at >= count {
             at -= count;
         }
-        Some((self.submissions.get_mut(at + 1)?, &mut self.completions))
+        let watch = self.watches.get(at + 1)?;
+        (Some(page.load(watch.index as usize)) != watch.quiet).then_some(at + 1)
+    }
+
+    /// A submission queue by its place, and all completion queues.
+    #[inline]
+    pub(crate) fn io_queue(
+        &mut self,
+        at: usize,
+    ) -> Option<(&mut SubmissionQueue, &mut [Option<CompletionQueue>])> {
+        Some((self.submissions.get_mut(at)?, &mut self.completions))
+    }
+
+    /// Takes note of where the queue at this place stands.
+    #[inline]
+    pub(crate) fn watch(&mut self, at: usize) {
+        if let (Some(watch), Some(queue)) = (self.watches.get_mut(at), self.submissions.get(at)) {
+            watch.quiet = queue.quiet_at();
+        }
     }
 
     /// Another queue begins the next round.
@@ -70,6 +98,7 @@ impl Queues {
         if let Some(completion) = self.completion(queue.cqid) {
             completion.users += 1;
         }
+        self.watches.push(Watch { index: queue.doorbell.index() as u32, quiet: None });
         self.submissions.push(queue);
     }
 
@@ -90,6 +119,7 @@ impl Queues {
     pub(crate) fn close_submission(&mut self, id: u16) -> Option<SubmissionQueue> {
         let at = self.submissions.iter().position(|queue| queue.id == id)?;
         let queue = self.submissions.remove(at);
+        self.watches.remove(at);
         if let Some(completion) = self.completion(queue.cqid) {
             completion.users -= 1;
         }
@@ -113,9 +143,8 @@ impl Queues {
     }
 
     /// Every I/O queue's doorbell, with the value it stands at.
-    pub(crate) fn io_doorbells(
-        &mut self,
-    ) -> impl Iterator<Item = (&mut super::queue::Doorbell, u32)> {
+    pub(crate) fn io_doorbells(&mut self) -> impl Iterator<Item = (&mut Doorbell, u32)> {
+        self.watches.iter_mut().for_each(|watch| watch.quiet = None);
         let submissions = self.submissions.iter_mut().skip(1).map(|queue| {
             let tail = queue.tail();
             (&mut queue.doorbell, tail)

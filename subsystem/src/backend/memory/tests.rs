@@ -54,5 +54,7 @@ fn pieces_and_chunks_need_not_agree() {
 
 #[test]
 fn too_large_is_an_error() {
-    assert_eq!(Memory::new(u64::MAX).err(), Some(MediaError::Full));
+    for len in [u64::MAX, MAX_LEN + 1] {
+        assert_eq!(Memory::new(len).err(), Some(MediaError::Full));
+    }
 }

@@ -53,7 +53,7 @@ fn dptr_any_shape_agrees_with_a_naive_walk() {
         let page = 1u64 << shift;
         let pages = PAGES * 4096 / page;
         let pick = |state: &mut u64| IOVA + next(state) % pages * page;
-        let offset = next(&mut state) % page & !3;
+        let offset = (next(&mut state) % page) & !3;
         let limit = if next(&mut state).is_multiple_of(4) { page * 40 } else { page * 4 };
         let len = 1 + (next(&mut state) % limit) as usize;
         let mut entries = vec![pick(&mut state) + offset];
