@@ -74,10 +74,10 @@ kernel_writes() {
 }
 
 we_read_and_write() {
-    check "we-read-$serial" read_blocks "$bdf" "$nsid" "$lba" "$blocks" "$bytes" "/tmp/got" &&
+    check "we-read-$serial" blocks read "$bdf" "$nsid" "$lba" "$blocks" "$bytes" "/tmp/got" &&
         check "as-kernel-wrote-$serial" cmp "/tmp/kernel.$serial" /tmp/got
     bytes_from "doorbell $serial" "$bytes" >"/tmp/ours.$serial"
-    check "we-write-$serial" write_blocks "$bdf" "$nsid" $((lba + blocks)) "$blocks" "$bytes" "/tmp/ours.$serial"
+    check "we-write-$serial" blocks write "$bdf" "$nsid" $((lba + blocks)) "$blocks" "$bytes" "/tmp/ours.$serial"
 }
 
 kernel_reads() {
@@ -126,7 +126,9 @@ if need doorbell-perf; then
     done
     check verify-large doorbell-perf --workload verify --span 64m --block-size 1m --time 2s --warmup 0s --depth 4 --yes-destroy-data "pcie:$d512"
     check verify-large-small-mdts doorbell-perf --workload verify --span 64m --block-size 64k --time 2s --warmup 0s --depth 4 --yes-destroy-data "pcie:$small"
-    check several-drives doorbell-perf --time 2s --warmup 0s --cores 2 "pcie:$d512" "pcie:$d4096" "pcie:$small" "pcie:$many"
+    check several-drives doorbell-perf --time 2s --warmup 0s "pcie:$d512" "pcie:$d4096" "pcie:$small" "pcie:$many"
+    check several-cores doorbell-perf --time 2s --warmup 0s --cores 2 "pcie:$d512" "pcie:$d4096"
+    check_fails more-cores-than-queues "all 1 I/O queues" doorbell-perf --time 2s --cores 2 "pcie:$small"
     # Killed in the middle: the drive is usable at once, and no hugepage stays behind.
     doorbell-perf --time 60s "pcie:$d512" >/dev/null 2>&1 &
     victim=$!

@@ -120,13 +120,3 @@ need() {
 json_number() {
     sed 's/[,{}]/\n/g' | sed -n "s/^ *\"$1\" *: *\([0-9.eE+-]*\).*/\1/p" | head -n 1
 }
-
-# read_blocks BDF NSID LBA COUNT BYTES OUT: one Read command.
-read_blocks() {
-    passthrough "pcie:$1" --io --opcode 0x02 --nsid "$2" --cdw10 "$3" --cdw12 "$(($4 - 1))" --length "$5" --output "$6"
-}
-
-# write_blocks BDF NSID LBA COUNT BYTES IN: one Write command.
-write_blocks() {
-    passthrough "pcie:$1" --io --opcode 0x01 --nsid "$2" --cdw10 "$3" --cdw12 "$(($4 - 1))" --length "$5" --input "$6"
-}
