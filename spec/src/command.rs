@@ -84,21 +84,22 @@ impl Sqe {
     #[inline]
     #[must_use]
     pub const fn opcode(&self) -> u8 {
-        self.cdw0.opc()
+        self.cdw0.into_bits() as u8
     }
 
     /// CID: Command Identifier.
     #[inline]
     #[must_use]
     pub const fn cid(&self) -> u16 {
-        self.cdw0.cid()
+        (self.cdw0.into_bits() >> 16) as u16
     }
 
     /// The same command with this command identifier.
     #[inline]
     #[must_use]
     pub const fn with_cid(mut self, cid: u16) -> Sqe {
-        self.cdw0 = self.cdw0.with_cid(cid);
+        // By hand: the bit field's own setter is a call where the crates are not linked as one.
+        self.cdw0 = Cdw0::from_bits(self.cdw0.into_bits() & 0xffff | (cid as u32) << 16);
         self
     }
 

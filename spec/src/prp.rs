@@ -10,8 +10,8 @@
 //! - a list entry has no offset;
 //! - the last slot of a list page points to the next list page only where more than one entry
 //!   remains ([`List`]);
-//! - a list may start within a page, and its first page then has fewer slots
-//!   ([`PageSize::slots_from`]); the others start at a page;
+//! - a list may start within a page, at a multiple of 8 ([`ENTRY_SIZE`]), and its first page then
+//!   has fewer slots ([`PageSize::slots_from`]); the others start at a page;
 //! - pages are CC.MPS's, whatever the host's are;
 //! - the PRP1 of a contiguous queue is its address.
 

@@ -414,40 +414,4 @@ pub mod irq {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_dma_map_command_byte_for_byte() {
-        let header = Header {
-            message_id: 0x1234.into(),
-            command: Command::DMA_MAP.0.into(),
-            message_size: 48.into(),
-            flags: u32::from(HeaderFlags::new().with_kind(HeaderFlags::COMMAND)).into(),
-            error: 0.into(),
-        };
-        assert_eq!(header.as_bytes(), [0x34, 0x12, 2, 0, 48, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        let map = DmaMap {
-            argsz: 32.into(),
-            flags: (DmaMap::READ | DmaMap::WRITE).into(),
-            offset: 0x20_0000.into(),
-            address: 0x1_0000_0000.into(),
-            size: 0x40_0000.into(),
-        };
-        assert_eq!(
-            map.as_bytes(),
-            [
-                32, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0,
-                0x40, 0, 0, 0, 0, 0
-            ]
-        );
-    }
-
-    #[test]
-    fn flags_of_a_header() {
-        let error = HeaderFlags::new().with_kind(HeaderFlags::REPLY).with_error(true);
-        assert_eq!(u32::from(error), 0x21);
-        assert!(HeaderFlags::from(0x10).no_reply());
-        assert_eq!(HeaderFlags::from(0xffff_fff1).kind(), HeaderFlags::REPLY);
-    }
-}
+mod tests;

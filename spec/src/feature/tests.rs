@@ -46,7 +46,7 @@ fn data() {
     let entry = AutonomousPowerState::new().with_itps(3).with_itpt(0x01_0203);
     assert_eq!(entry.as_bytes(), [0x18, 3, 2, 1, 0, 0, 0, 0]);
     assert_eq!(size_of::<AutonomousPowerState>(), 8);
-    let memory = HostMemoryDescriptor::new(0x0807_0605_0403_0201, 0x14_1312_11 >> 8);
+    let memory = HostMemoryDescriptor::new(0x0807_0605_0403_0201, 0x0014_1312);
     assert_eq!(memory.as_bytes()[..12], [1, 2, 3, 4, 5, 6, 7, 8, 0x12, 0x13, 0x14, 0]);
     let mut behavior = HostBehavior::new_zeroed();
     behavior.acre = 1;

@@ -37,7 +37,8 @@ pub struct IdentifyController {
     pub rtd3r: U32,
     /// RTD3E: RTD3 Entry Latency, in microseconds; 0 not reported.
     pub rtd3e: U32,
-    /// OAES: Optional Asynchronous Events Supported.
+    /// OAES: Optional Asynchronous Events Supported, bits as in
+    /// [`crate::feature::AsyncEventConfig`].
     pub oaes: U32,
     /// CTRATT: Controller Attributes, a [`super::Ctratt`].
     pub ctratt: U32,

@@ -70,7 +70,7 @@ pub struct IdentifyNamespace {
     pub msrc_z: u8,
     /// KPIOS: Key Per I/O Status.
     pub kpios: u8,
-    /// NULBAF: Number of Unique Capability LBA Formats.
+    /// NULBAF: Number of Unique Attribute LBA Formats, which follow the NLBAF ones.
     pub nulbaf: u8,
     _reserved_83: u8,
     /// KPIODAAG: Key Per I/O Data Access Alignment and Granularity, in blocks, minus one.
@@ -89,7 +89,7 @@ pub struct IdentifyNamespace {
     pub nguid: [u8; 16],
     /// EUI64: IEEE Extended Unique Identifier, most significant byte first; 0 none.
     pub eui64: [u8; 8],
-    /// LBAF: LBA Formats; NLBAF says how many there are.
+    /// LBAF: LBA Formats; [`IdentifyNamespace::formats`] says how many there are.
     pub lbaf: [LbaFormat; 64],
     /// VS: Vendor Specific.
     pub vs: [u8; 3712],
@@ -128,19 +128,26 @@ impl IdentifyNamespace {
         self.nsze.get() == 0 || self.ncap.get() == 0
     }
 
+    /// LBA formats that the namespace supports: NLBAF plus one, and NULBAF that have capabilities
+    /// of their own (NVM 1.1, "LBA Formats").
+    #[must_use]
+    pub const fn formats(&self) -> u16 {
+        self.nlbaf_z as u16 + 1 + self.nulbaf as u16
+    }
+
     /// Index of the format in use: FLBAS bits 3:0, and bits 6:5 above them where there are more
     /// than 16 formats.
     #[must_use]
     pub const fn format_index(&self) -> u8 {
         let flbas = self.flbas();
-        if self.nlbaf_z > 15 { flbas.lower() | flbas.upper() << 4 } else { flbas.lower() }
+        if self.formats() > 16 { flbas.lower() | flbas.upper() << 4 } else { flbas.lower() }
     }
 
     /// The format in use, where its index is one of a format that exists (PIT-38).
     #[must_use]
     pub fn lba_format(&self) -> Option<LbaFormat> {
         let index = self.format_index();
-        if index > self.nlbaf_z || self.nlbaf_z > 63 {
+        if u16::from(index) >= self.formats() || usize::from(self.formats()) > self.lbaf.len() {
             return None;
         }
         self.lbaf.get(usize::from(index)).copied()

@@ -140,6 +140,9 @@ fn formats() {
     (id.nlbaf_z, id.flbas) = (63, 0x6f);
     id.lbaf[63] = LbaFormat::new(13);
     assert_eq!((id.format_index(), id.block_size()), (63, Some(8192)));
+    (id.nlbaf_z, id.nulbaf) = (15, 1);
+    (id.flbas, id.lbaf[16]) = (0x20, LbaFormat::new(10));
+    assert_eq!((id.formats(), id.format_index(), id.block_size()), (17, 16, Some(1024)));
     id.flbas = 0x10;
     assert!(id.flbas().extended());
 }
@@ -155,6 +158,8 @@ fn formats_that_are_not() {
     id.flbas = 1;
     assert_eq!(id.lba_format(), None);
     (id.nlbaf_z, id.flbas) = (255, 0x0f);
+    assert_eq!(id.lba_format(), None);
+    (id.nlbaf_z, id.nulbaf) = (63, 1);
     assert_eq!(id.lba_format(), None);
     let mut id = namespace(9);
     id.nsze.set(u64::MAX);

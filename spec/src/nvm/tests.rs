@@ -21,6 +21,8 @@ fn extents() {
     assert_eq!(write_uncorrectable(9, SLBA, 255).to_words(), extent_words(0x04));
     let whole = read(9, SLBA, u16::MAX);
     assert_eq!((whole.slba(), u32::from(whole.nlb_z()) + 1), (SLBA, MAX_BLOCKS));
+    let part = write(9, 0, 7).with_fua().with_slba(SLBA).with_nlb_z(0xabcd);
+    assert_eq!((part.cdw10_11(), part.cdw12), (SLBA, 0x4000_abcd));
 }
 
 #[test]

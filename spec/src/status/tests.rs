@@ -50,7 +50,8 @@ fn documented() -> impl Iterator<Item = Status> {
 fn every_code_has_a_name_and_a_meaning() {
     let known: BTreeSet<u16> = documented().map(|status| status.code()).collect();
     let mut names = BTreeSet::new();
-    for code in 0..0x800 {
+    let step = if cfg!(miri) { 3 } else { 1 };
+    for code in (0..0x800).step_by(step) {
         let status = Status::from_bits(code);
         assert_eq!(status.text().is_some(), known.contains(&code), "{status:?}");
         if known.contains(&code) {

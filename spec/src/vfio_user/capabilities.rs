@@ -263,14 +263,14 @@ mod tests {
         for cut in 1..good.len() {
             assert!(Capabilities::parse(&good[..cut]).is_err(), "cut at {cut}");
         }
-        for at in 0..good.len() {
+        for at in (0..good.len()).step_by(if cfg!(miri) { 7 } else { 1 }) {
             for byte in [b'{', b'}', b'[', b'"', b'\\', b',', 0xff, b'0'] {
                 let mut text = Vec::from(&good[..]);
                 text[at] = byte;
                 let _ = Capabilities::parse(&text);
             }
         }
-        let deep = std::vec![b'['; 100_000];
+        let deep = std::vec![b'['; if cfg!(miri) { 1_000 } else { 100_000 }];
         assert!(Capabilities::parse(&[&b"{\"x\":"[..], &deep].concat()).is_err());
         for text in ["{\"capabilities\":8}", "{\"capabilities\":{\"max_msg_fds\":-1}}", "[]", "8"] {
             assert!(Capabilities::parse(text.as_bytes()).is_err(), "{text}");

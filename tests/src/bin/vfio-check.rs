@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use doorbell::address::Bdf;
 use doorbell::device::vfio::{Vfio, VfioError};
 use doorbell::device::{Device, DeviceError, DmaRange, Properties, Width};
-use doorbell::memory::{DmaMemory, MemoryConfig, MemoryError};
+use doorbell::memory::{DmaMemory, MemoryConfig, MemoryError, PageKind};
 use doorbell_spec::admin;
 use doorbell_spec::identify::{Cns, Csi};
 use doorbell_spec::register::{Aqa, Cap, Cc, Csts, offset};
@@ -33,12 +33,13 @@ fn main() -> std::process::ExitCode {
         eprintln!("usage: vfio-check 0000:01:00.0");
         return 2.into();
     };
-    let checks: [Check; 7] = [
+    let checks: [Check; 8] = [
         ("facts", facts),
         ("registers", registers),
         ("doorbells", doorbells),
         ("mappings", mappings),
         ("mapping-limit", mapping_limit),
+        ("nodes", nodes),
         ("interrupts-and-reset", interrupts_and_reset),
         ("turned-off", turned_off),
     ];
@@ -162,6 +163,35 @@ fn mapping_limit(bdf: Bdf) -> Outcome {
         format!("{:?}", memory.stats())
     })?;
     register().map(drop)
+}
+
+/// Memory lies on the node that is asked for, whatever it is made of.
+fn nodes(bdf: Bdf) -> Outcome {
+    let device = open(bdf)?;
+    for node in 0..2 {
+        let place = std::path::PathBuf::from(format!("/sys/devices/system/node/node{node}"));
+        if !place.is_dir() {
+            println!("   there is no node {node}");
+            return Ok(());
+        }
+        let free = place.join("hugepages/hugepages-2048kB/free_hugepages");
+        let huge = std::fs::read_to_string(free)?.trim().parse::<u32>()? >= 2;
+        let kinds = [(PageKind::Ordinary, true), (PageKind::Huge2M, huge)];
+        for (pages, _) in kinds.into_iter().filter(|&(_, possible)| possible) {
+            let mut config = MemoryConfig::default();
+            (config.pages, config.numa_node) = (Some(pages), Some(node));
+            let memory = DmaMemory::new(device.clone(), config)?;
+            let buffer = memory.allocate(1)?;
+            let maps = std::fs::read_to_string("/proc/self/numa_maps")?;
+            let start = format!("{:x} ", buffer.as_ptr() as usize);
+            let line = maps.lines().find(|line| line.starts_with(&start)).unwrap_or_default();
+            println!("   {pages:?} on node {node}: {line}");
+            let others = (0..2).filter(|&other| other != node);
+            let elsewhere = others.into_iter().any(|other| line.contains(&format!(" N{other}=")));
+            ensure(line.contains(&format!(" N{node}=")) && !elsewhere, || line.into())?;
+        }
+    }
+    Ok(())
 }
 
 /// Brings the controller up, has it identify itself with an interrupt, and resets it while it is enabled.

@@ -8,6 +8,8 @@ many=$(bdf_of doormany)
 need vfio-check || exit
 # Before anything else loads it.
 modprobe vfio_iommu_type1 dma_entry_limit=16
+# On both nodes.
+check reserve hugepages.sh reserve 16
 check bind hugepages.sh bind "$d512" "$small" "$many"
 for pair in "door512 $d512" "doorsmall $small" "doormany $many"; do
     # shellcheck disable=SC2086
