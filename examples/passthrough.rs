@@ -48,13 +48,7 @@ fn main() -> Result<()> {
     let mut command = Sqe::new(opcode).with_nsid(args.nsid);
     args.dwords.put_into(&mut command);
 
-    let input = args
-        .input
-        .as_deref()
-        .map(std::fs::read)
-        .transpose()
-        .context("--input")?
-        .unwrap_or_default();
+    let input = args.input.as_deref().map_or(Ok(vec![]), std::fs::read).context("--input")?;
     let length = args.length.map_or(input.len().max(4096), |length| length as usize);
     let mut buffer = match command.direction() {
         Direction::None => None,
@@ -65,7 +59,9 @@ fn main() -> Result<()> {
         buffer.iter_mut().zip(&input).for_each(|(to, from)| *to = *from);
     }
     let done = if args.io {
-        controller.queue(QueueConfig::default())?.run(Io::raw(command, buffer))?
+        // A raw command is never divided: the queue has to take it whole.
+        let config = QueueConfig { max_transfer: length.max(4096), ..QueueConfig::default() };
+        controller.queue(config)?.run(Io::raw(command, buffer))?
     } else {
         controller.admin(command, buffer)?
     };
