@@ -60,7 +60,8 @@ fn main() -> Result<()> {
     }
     let done = if args.io {
         // A raw command is never divided: the queue has to take it whole.
-        let config = QueueConfig { max_transfer: length.max(4096), ..QueueConfig::default() };
+        let mut config = QueueConfig::default();
+        config.max_transfer = length.max(4096);
         controller.queue(config)?.run(Io::raw(command, buffer))?
     } else {
         controller.admin(command, buffer)?
