@@ -122,7 +122,7 @@ fn a_random_stream_of_commands_never_ends_the_server() {
                 .map(|_| match random.below(3) {
                     0 => random.below(64),
                     1 => edge[random.below(edge.len() as u64) as usize],
-                    _ => random.next(),
+                    _ => random.word(),
                 })
                 .collect();
             let fds = vec![file.as_fd(); random.below(3) as usize];
