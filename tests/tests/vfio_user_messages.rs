@@ -166,6 +166,7 @@ fn what_it_says_of_itself() {
         match index {
             irq::MSIX => assert_eq!(reply.read::<IrqInfo>().count.get(), 128),
             5 => assert_eq!(reply.error(), Some(libc::EINVAL)),
+            irq::ERR | irq::REQ => assert_eq!(reply.read::<IrqInfo>().count.get(), 1),
             _ => assert_eq!(reply.read::<IrqInfo>().count.get(), 0),
         }
     }
@@ -267,6 +268,9 @@ fn interrupts_are_checked() {
     let pin = IrqSet { index: irq::INTX.into(), ..IrqSet::default() };
     let pin = IrqSet { argsz: 20.into(), flags: none.into(), ..pin };
     assert_eq!(refusal(&mut wire, Command::DEVICE_SET_IRQS, pin.as_bytes(), &[]), None);
+    let err = IrqSet { index: irq::ERR.into(), flags: connect.into(), count: 1.into(), ..pin };
+    let err = refusal(&mut wire, Command::DEVICE_SET_IRQS, err.as_bytes(), &[event.as_fd()]);
+    assert_eq!(err, None);
     let beyond = IrqSet { index: 5.into(), ..pin };
     let beyond = refusal(&mut wire, Command::DEVICE_SET_IRQS, beyond.as_bytes(), &[]);
     assert_eq!(beyond, Some(libc::EINVAL));

@@ -1,18 +1,23 @@
-//! The two sides of Doorbell's vfio-user against rust-vmm's crate of that name: its server under our client.
+//! Both sides of Doorbell's vfio-user against rust-vmm's crate of that name, which Cloud Hypervisor uses: its server
+//! under our client, and its client on our server.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
 use doorbell::device::vfio_user::VfioUser;
 use doorbell::device::{Device, DeviceError, Properties, Width};
-use doorbell_tests::function::exercise;
-use doorbell_tests::wire::{Directory, Model, Sharing};
+use doorbell_spec::register::{Aqa, Cc, Csts, offset};
+use doorbell_spec::{admin, identify};
+use doorbell_tests::function::{self, exercise};
+use doorbell_tests::port::{self, works};
+use doorbell_tests::wire::{Directory, Model, PATIENCE, Sharing};
 use vfio_bindings::bindings::vfio::{vfio_region_info, vfio_region_sparse_mmap_area};
 use vfio_user::{
-    DmaMapFlags, DmaUnmapFlags, IrqInfo, Server, ServerBackend, ServerRegion, SparseArea,
+    Client, DmaMapFlags, DmaUnmapFlags, IrqInfo, Server, ServerBackend, ServerRegion, SparseArea,
 };
 
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -132,4 +137,64 @@ fn without_sparse_areas_it_sends_no_file() {
     let error = VfioUser::open(&path, DEADLINE).unwrap_err();
     assert!(matches!(error, DeviceError::Unusable { .. }), "{error}");
     server.join().unwrap();
+}
+
+#[test]
+fn its_client_drives_our_server() {
+    let directory = Directory::new("rust-vmm");
+    let path = directory.join("socket");
+    let _running = port::serve(&path, &port::subsystem());
+    let mut client = Client::new(&path).expect("connect");
+    let bar0 = client.region(0).expect("BAR0");
+    assert_eq!((bar0.size, bar0.sparse_areas.len()), (0x4000, 1));
+    assert_eq!((bar0.sparse_areas[0].offset, bar0.sparse_areas[0].size), (0x1000, 0x1000));
+    let shared = bar0.file_offset.as_ref().expect("a file");
+    let doorbells = shared.file().try_clone().expect("clone");
+    let start = shared.start() + 0x1000;
+    assert_eq!(client.region(7).expect("configuration space").size, 4096);
+    assert_eq!(client.get_irq_info(2).expect("MSI-X").count, 128);
+
+    let mut id = [0; 4];
+    client.region_read(7, 0, &mut id).expect("identity");
+    assert_eq!(id, [0x0b, 0xd0, 1, 0]);
+    client.region_write(7, 4, &[0x06, 0x04]).expect("bus master");
+    let memory = File::from(function::memory(1 << 20));
+    client.dma_map(0, 0x10_0000, 1 << 20, memory.as_raw_fd()).expect("map");
+    let events: Vec<_> = (0..8)
+        .map(|_| rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).expect("event"))
+        .collect();
+    let fds: Vec<_> = events.iter().map(AsRawFd::as_raw_fd).collect();
+    client.set_irqs(2, 0x24, 0, 8, &fds).expect("interrupts");
+
+    let write = |client: &mut Client, at: u64, value: &[u8]| {
+        client.region_write(0, at, value).expect("register");
+    };
+    let aqa = Aqa::new().with_asqs_z(15).with_acqs_z(15);
+    write(&mut client, offset::AQA, &aqa.into_bits().to_le_bytes());
+    write(&mut client, offset::ASQ, &0x10_0000_u64.to_le_bytes());
+    write(&mut client, offset::ACQ, &0x10_1000_u64.to_le_bytes());
+    let cc = Cc::new().with_iosqes(6).with_iocqes(4).with_en(true);
+    write(&mut client, offset::CC, &cc.into_bits().to_le_bytes());
+    let mut csts = [0; 4];
+    client.region_read(0, offset::CSTS, &mut csts).expect("status");
+    assert!(Csts::from_bits(u32::from_le_bytes(csts)).rdy());
+
+    let command = admin::identify(identify::Cns::CONTROLLER, 0, 0, identify::Csi::NVM);
+    let words = command.with_cid(7).with_prp(0x10_2000, 0).to_words();
+    memory.write_all_at(zerocopy::IntoBytes::as_bytes(&words), 0).expect("entry");
+    doorbells.write_all_at(&1_u32.to_le_bytes(), start).expect("doorbell");
+    let mut poll = [rustix::event::PollFd::new(&events[0], rustix::event::PollFlags::IN)];
+    let timeout = rustix::event::Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+    assert_eq!(rustix::event::poll(&mut poll, Some(&timeout)), Ok(1), "an interrupt");
+    let mut cqe = [0; 16];
+    memory.read_exact_at(&mut cqe, 0x1000).expect("completion");
+    assert_eq!(cqe[12..], [7, 0, 1, 0], "identifier 7, phase 1, success");
+    let mut serial = [0; 4];
+    memory.read_exact_at(&mut serial, 0x2004).expect("data");
+    assert_eq!(&serial, b"VFU0");
+
+    client.reset().expect("reset");
+    client.dma_unmap(0x10_0000, 1 << 20).expect("unmap");
+    client.shutdown().expect("shut down");
+    works(&path);
 }

@@ -186,9 +186,14 @@ impl Function {
         reply(&info)
     }
 
-    /// Interrupts of a type; only MSI-X has any.
+    /// Interrupts of a type.
     fn vectors(&self, index: u32) -> u32 {
-        if index == irq::MSIX { u32::from(self.identity.vectors) } else { 0 }
+        match index {
+            irq::MSIX => u32::from(self.identity.vectors),
+            // QEMU wants to be told of errors and requests to leave. It may say how; there never are any.
+            irq::ERR | irq::REQ => 1,
+            _ => 0,
+        }
     }
 
     fn set_irqs(&mut self, request: &mut Request) -> Answer {
@@ -204,6 +209,7 @@ impl Function {
             return Err(Errno::INVAL);
         }
         match data {
+            IrqSet::DATA_NONE | IrqSet::DATA_EVENTFD if index != irq::MSIX => {}
             IrqSet::DATA_NONE if count == 0 && request.fds.is_empty() => {
                 self.disconnect(0, vectors as u16);
             }
