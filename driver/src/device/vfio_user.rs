@@ -14,7 +14,7 @@
 
 mod connection;
 mod region;
-mod sys;
+mod socket;
 
 use std::fmt::Write as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

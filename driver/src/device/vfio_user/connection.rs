@@ -2,7 +2,7 @@
 //!
 //! Owns the socket and the message identifiers. After a timeout or a breach of the protocol it is no longer known
 //! where in the stream a message begins, so the connection stays broken; what the server refuses with an error reply
-//! leaves it whole. Called by `vfio_user` under its lock; relies on `sys` for the system calls.
+//! leaves it whole. Called by `vfio_user` under its lock; relies on `socket` for the system calls.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,17 +12,21 @@ use std::time::{Duration, Instant};
 use doorbell_spec::vfio_user::{Capabilities, Command, Header, HeaderFlags, Version};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::sys::{self, Interest};
+use super::socket::{self, Interest};
 use crate::device::DeviceError;
 
 const HEADER: usize = size_of::<Header>();
 /// Data that we take in one message, as we announce it. Only commands of the server could carry so much, and those
 /// are discarded piece by piece.
 const MAX_DATA: usize = 1 << 20;
+/// File descriptors that we take in one message, as we announce it.
+const MAX_FDS: u32 = 16;
 /// What surrounds the data of the largest message.
 const MAX_OVERHEAD: usize = 4096;
 /// Most that a reply to any of our commands may carry.
 pub(super) const MAX_REPLY: usize = 64 << 10;
+/// Longest deadline.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
 /// Largest error number of Linux.
 const MAX_ERRNO: u32 = 4095;
 
@@ -87,7 +91,9 @@ impl Connection {
         address: &str,
         deadline: Duration,
     ) -> Result<Self, DeviceError> {
-        let socket = sys::connect(path, deadline).map_err(|source| match source.kind() {
+        // A deadline that cannot be added to the time is none.
+        let deadline = deadline.min(LONGEST);
+        let connected = socket::connect(path, deadline).map_err(|source| match source.kind() {
             io::ErrorKind::WouldBlock => DeviceError::TimedOut {
                 address: address.into(),
                 what: "connecting (the server is busy with another client)".into(),
@@ -112,9 +118,9 @@ impl Connection {
                 .into(),
                 source,
             },
-        })?;
+        });
         let mut connection = Self {
-            socket,
+            socket: connected?,
             address: address.into(),
             deadline,
             next_id: 0,
@@ -178,7 +184,7 @@ impl Connection {
 
     fn negotiate(&mut self) -> Result<(), DeviceError> {
         let ours = Capabilities {
-            max_msg_fds: sys::MAX_SENT_FDS as u32,
+            max_msg_fds: MAX_FDS,
             max_data_xfer_size: MAX_DATA as u64,
             ..Capabilities::default()
         };
@@ -289,7 +295,7 @@ impl Connection {
         until: Instant,
     ) -> Result<(), Failure> {
         while !bytes.is_empty() {
-            match sys::send(self.socket.as_fd(), bytes, fds) {
+            match socket::send(self.socket.as_fd(), bytes, fds) {
                 Ok(sent) => {
                     bytes = bytes.get(sent..).unwrap_or_default();
                     if sent > 0 {
@@ -310,13 +316,10 @@ impl Connection {
         until: Instant,
     ) -> Result<(), Failure> {
         while !bytes.is_empty() {
-            match sys::receive(self.socket.as_fd(), bytes, fds) {
+            match socket::receive(self.socket.as_fd(), bytes, fds) {
                 Ok(0) => return Err(Failure::Gone("the server has closed the connection".into())),
                 Ok(received) => {
                     bytes = bytes.get_mut(received..).unwrap_or_default();
-                    if fds.len() > sys::MAX_RECEIVED_FDS {
-                        return Err(Failure::Breach(format!("{} file descriptors", fds.len())));
-                    }
                     // A server that sends without end, a byte now and then, is stopped here.
                     if !bytes.is_empty() && Instant::now() >= until {
                         return Err(Failure::TimedOut);
@@ -337,7 +340,7 @@ impl Connection {
                 if left.is_zero() {
                     return Err(Failure::TimedOut);
                 }
-                sys::wait(self.socket.as_fd(), interest, left)?;
+                socket::wait(self.socket.as_fd(), interest, left)?;
                 Ok(())
             }
             _ => Err(error.into()),
