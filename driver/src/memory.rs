@@ -113,6 +113,8 @@ struct State {
     stats: MemoryStats,
     notices: Vec<String>,
     warned_of_pages: bool,
+    /// The device could not be stopped: what it may write to is neither handed out again nor unmapped.
+    withdrawn: bool,
 }
 
 struct Region {
@@ -153,6 +155,7 @@ impl DmaMemory {
             stats: MemoryStats::default(),
             notices: Vec::new(),
             warned_of_pages: false,
+            withdrawn: false,
         };
         let node = numa::preferred(config.numa_node.or(info.numa_node));
         Ok(Arc::new(Self { state: Mutex::new(state), config, node, device }))
@@ -184,6 +187,9 @@ impl DmaMemory {
         let units = (len as u64).div_ceil(PAGE);
         let alignment = Alignment::to((align as u64).div_ceil(PAGE));
         let mut state = self.lock();
+        if state.withdrawn {
+            return Err(MemoryError::Withdrawn { address: self.device.info().address.clone() });
+        }
         let found = match state.cut(units, alignment) {
             Some(found) => found,
             None => {
@@ -294,6 +300,9 @@ impl DmaMemory {
     /// Takes back the part of a dropped buffer.
     fn release(&self, iova: u64, len: usize) {
         let mut state = self.lock();
+        if state.withdrawn {
+            return;
+        }
         let region = state.give_back(iova, len).and_then(|first| self.detach(&mut state, first));
         drop(state);
         // Outside the lock: the owner's own drop may do anything, allocate from here included.
@@ -475,6 +484,9 @@ impl DmaMemory {
     /// still write to it.
     pub(crate) fn withdraw(self: &Arc<Self>) {
         let mut state = self.lock();
+        if std::mem::replace(&mut state.withdrawn, true) {
+            return;
+        }
         let len = state.stats.reserved + state.stats.registered;
         state.leaked(len, "the controller could not be stopped and might still write to it");
         drop(state);

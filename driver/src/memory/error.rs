@@ -70,6 +70,14 @@ pub enum MemoryError {
         /// The device.
         address: String,
     },
+    /// The device could not be stopped, so its memory is kept from further use.
+    #[error(
+        "{address}: the device could not be stopped and may still write to its memory; attach it again"
+    )]
+    Withdrawn {
+        /// The device.
+        address: String,
+    },
     /// A page size that the device reported and that makes no sense.
     #[error(
         "the device maps memory in pages of {page} bytes, which is no power of two up to 2 MiB"

@@ -564,3 +564,19 @@ pub(crate) fn any_memory() -> Arc<DmaMemory> {
     let config = MemoryConfig { pages: Some(PageKind::Ordinary), ..MemoryConfig::default() };
     DmaMemory::new(mock(|_| ()), config).unwrap()
 }
+
+#[test]
+fn memory_of_a_device_that_does_not_stop_is_neither_reused_nor_unmapped() {
+    let device = mock(|_| ());
+    let memory = memory(&device);
+    let buffer = memory.allocate(8192).unwrap();
+    let mapped = device.mapped();
+    memory.withdraw();
+    memory.withdraw();
+    drop(buffer);
+    assert!(matches!(memory.allocate(4096), Err(MemoryError::Withdrawn { .. })));
+    assert_eq!(memory.stats().leaked, mapped);
+    assert_eq!(memory.notices().iter().filter(|notice| notice.contains("kept until")).count(), 1);
+    drop(memory);
+    assert_eq!(device.mapped(), mapped, "still mapped, for as long as the process lives");
+}

@@ -252,14 +252,16 @@ mod tests {
     #[test]
     fn identifiers_never_issued_complete_nothing() {
         let mut slots = Slots::new(5);
-        for cid in 0..=u16::MAX {
+        for cid in (0..=u16::MAX).step_by(if cfg!(miri) { 97 } else { 1 }) {
             assert!(slots.complete(cid).is_none(), "PIT-16, PIT-17: {cid}");
         }
     }
 
     #[test]
     fn every_depth_hands_out_each_slot_once() {
-        for depth in [1, 2, 3, 64, 1000, 4096, u16::MAX] {
+        let depths: &[u16] =
+            if cfg!(miri) { &[1, 2, 3, 65] } else { &[1, 2, 3, 64, 1000, 4096, u16::MAX] };
+        for &depth in depths {
             let mut slots = Slots::new(depth);
             let mut cids: Vec<u16> = (0..depth).map(|_| fill(&mut slots)).collect();
             assert!(slots.vacancy().is_none());
@@ -276,7 +278,7 @@ mod tests {
     #[test]
     fn generations_wrap() {
         let mut slots = Slots::new(2);
-        for _ in 0..100_000 {
+        for _ in 0..if cfg!(miri) { 100 } else { 100_000 } {
             let cid = fill(&mut slots);
             assert!(slots.complete(cid).is_some());
         }
