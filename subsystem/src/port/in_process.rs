@@ -18,10 +18,11 @@ use crate::subsystem::Subsystem;
 
 /// Rounds between two looks at the clock.
 const CLOCK_EVERY: u32 = 64;
-/// Idle rounds spent spinning, about 30 us.
-const SPINS: u32 = 1_000;
+/// Idle rounds spent spinning, about 3 us: longer than a host takes to answer a completion, and short enough where host
+/// and controller have to share a processor.
+const SPINS: u32 = 100;
 /// Idle rounds after that that give the processor to whoever wants it.
-const YIELDS: u32 = 200;
+const YIELDS: u32 = 1_000;
 /// The first sleep, and the longest.
 const SLEEP: (Duration, Duration) = (Duration::from_micros(10), Duration::from_millis(1));
 

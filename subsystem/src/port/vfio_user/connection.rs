@@ -247,6 +247,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "sockets")]
     fn commands_come_out_whole_however_they_are_split() {
         let messages = [
             command(1, Command::VERSION, &[0, 0, 1, 0]),
@@ -270,6 +271,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "sockets")]
     fn a_long_payload_is_dropped_and_the_next_command_found() {
         let (mut connection, theirs) = pair();
         let long = command(1, Command::REGION_WRITE, &vec![9; 100_000]);
@@ -285,6 +287,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "sockets")]
     fn a_size_below_the_header_ends_the_connection() {
         for size in [0, 1, 15] {
             let (mut connection, theirs) = pair();
@@ -296,6 +299,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "sockets")]
     fn a_client_that_does_not_read_gets_no_further() {
         let (mut connection, theirs) = pair();
         rustix::net::sockopt::set_socket_send_buffer_size(connection.socket(), 4096).expect("size");
@@ -320,6 +324,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "sockets")]
     fn no_reply_where_none_is_wanted() {
         let (mut connection, theirs) = pair();
         let mut header: Header = zerocopy::transmute!([0_u8; HEADER]);
