@@ -143,6 +143,7 @@ impl std::fmt::Debug for HostBytes<'_> {
 
 /// From this length on the processor copies better by itself than any loop: less for it to decode and predict while it
 /// waits for memory.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 const STRING_COPY: usize = 1024;
 
 /// Copies `len` bytes.
