@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::clock::Clock;
 use crate::engine::{Engine, Lost};
 use crate::lane::{Lane, LaneReport};
+use crate::patience::Patience;
 use crate::sys;
 
 /// How long outstanding I/Os may take after the last one was started.
@@ -101,6 +102,7 @@ impl<E: Engine> Lanes<E> {
 impl<E: Engine> Crew for Lanes<E> {
     fn work(&mut self, shift: &Shift, gauge: &Gauge) {
         let patience = self.lanes.iter().map(Lane::patience).min().unwrap_or(0);
+        let mut patience = Patience::new(patience, &self.clock);
         self.lanes.iter_mut().for_each(|lane| lane.begin(shift.start, shift.sweep));
         let mut open = true;
         let mut recording = false;
@@ -114,12 +116,10 @@ impl<E: Engine> Crew for Lanes<E> {
             let mut now = self.round(open);
             rounds = rounds.wrapping_add(1);
             if now != 0 {
+                patience.reset();
                 idle = 0;
             } else {
-                idle = idle.saturating_add(1);
-                if idle > patience {
-                    std::thread::yield_now();
-                }
+                idle = patience.wait(&self.clock);
                 if E::SLEEPS || idle.is_multiple_of(LOOK) {
                     now = self.clock.now();
                 }

@@ -48,7 +48,7 @@ pub trait Engine: Send {
         sink: &mut impl FnMut(u32, Code),
     ) -> Result<(), Lost>;
 
-    /// Empty polls in a row after which the caller should let others have the processor.
+    /// Empty polls in a row after which, at the latest, the caller should let others have the processor.
     fn patience(&self) -> u32;
 
     /// Counters for the report, by name.

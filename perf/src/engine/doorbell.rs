@@ -1,7 +1,7 @@
 //! This driver's own queue, over whatever its address leads to.
 
 use doorbell::spec::status::Status;
-use doorbell::{Buffer, Done, Namespace, Queue, Reason};
+use doorbell::{Buffer, Done, Namespace, Queue, Reason, Rejected};
 
 use crate::engine::{Code, Engine, Lost, Refused};
 use crate::workload::Operation;
@@ -27,12 +27,36 @@ impl Doorbell {
     ) -> Self {
         // Emulated drives need a processor to answer, perhaps this one; a real one does not.
         let address = namespace.controller().address();
-        let patience = if address.starts_with("pcie:") { 200_000 } else { 300 };
+        let patience = if address.starts_with("pcie:") { 200_000 } else { 8_000 };
         Self { queue, namespace, buffers: buffers.into_boxed_slice(), blocks, patience }
     }
 
+    #[inline(never)]
+    fn stage_other(
+        &mut self,
+        tag: u32,
+        operation: Operation,
+        lba: u64,
+        buffer: Option<Buffer>,
+    ) -> Result<(), Rejected> {
+        let namespace = &self.namespace;
+        let io = match (operation, buffer) {
+            (Operation::Compare, Some(buffer)) => namespace.compare(lba, buffer),
+            (Operation::Trim, Some(buffer)) => {
+                namespace.deallocate(&[(lba, self.blocks as u32)], buffer)
+            }
+            (Operation::WriteZeroes, _) => namespace.write_zeroes(lba, self.blocks),
+            // Setup gives a buffer to every operation that takes one.
+            (_, buffer) => {
+                drop(buffer);
+                namespace.flush()
+            }
+        };
+        self.queue.stage(io.tag(tag.into()))
+    }
+
     #[cold]
-    fn refused(&mut self, tag: u32, rejected: doorbell::Rejected) -> Refused {
+    fn refused(&mut self, tag: u32, rejected: Rejected) -> Refused {
         let reason = rejected.reason;
         if let Some(place) = self.buffers.get_mut(tag as usize) {
             *place = rejected.io.into_buffer();
@@ -70,20 +94,18 @@ impl Engine for Doorbell {
 
     #[inline]
     fn stage(&mut self, tag: u32, operation: Operation, lba: u64) -> Result<(), Refused> {
-        let place = self.buffers.get_mut(tag as usize).and_then(Option::take);
-        let namespace = &self.namespace;
-        let io = match (operation, place) {
-            (Operation::Read, Some(buffer)) => namespace.read(lba, buffer),
-            (Operation::Write, Some(buffer)) => namespace.write(lba, buffer),
-            (Operation::Compare, Some(buffer)) => namespace.compare(lba, buffer),
-            (Operation::Trim, Some(buffer)) => {
-                namespace.deallocate(&[(lba, self.blocks as u32)], buffer)
+        let Some(place) = self.buffers.get_mut(tag as usize) else { return Err(Refused::Full) };
+        // Each kind of command is staged where it is made: it goes from registers into the ring, and nowhere between.
+        let staged = match (operation, place.take()) {
+            (Operation::Read, Some(buffer)) => {
+                self.queue.stage(self.namespace.read(lba, buffer).tag(tag.into()))
             }
-            (Operation::WriteZeroes, _) => namespace.write_zeroes(lba, self.blocks),
-            (Operation::Flush, _) => namespace.flush(),
-            (_, None) => return Err(Refused::Full),
+            (Operation::Write, Some(buffer)) => {
+                self.queue.stage(self.namespace.write(lba, buffer).tag(tag.into()))
+            }
+            (_, buffer) => self.stage_other(tag, operation, lba, buffer),
         };
-        match self.queue.stage(io.tag(tag.into())) {
+        match staged {
             Ok(()) => Ok(()),
             Err(rejected) => Err(self.refused(tag, rejected)),
         }
