@@ -66,6 +66,9 @@ pub struct Args {
     /// Use only so much of each drive, from its start
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Workload")]
     span: Option<u64>,
+    /// Write all of it once before the run; blocks never written may cost a drive nothing to read
+    #[arg(long, help_heading = "Workload")]
+    prefill: bool,
     /// Seed of every random choice
     #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Workload")]
     seed: u64,
@@ -141,7 +144,7 @@ pub struct Args {
     /// Repeat the run whose JSON report is in FILE
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     #[arg(conflicts_with_all = ["addresses", "workload", "block_size", "read_mix", "zipf", "span",
-        "seed", "depth", "rate", "cores", "queues", "batch", "poll_limit", "time", "warmup", "ios",
+        "seed", "prefill", "depth", "rate", "cores", "queues", "batch", "poll_limit", "time", "warmup", "ios",
         "engine", "compare", "compare_target", "namespace", "iopoll"])]
     repeat: Option<PathBuf>,
     /// Print this help
@@ -208,6 +211,7 @@ impl Args {
             read_mix: self.read_mix.unwrap_or(read_mix),
             zipf: self.zipf,
             seed: self.seed,
+            prefill: self.prefill,
             span: self.span,
             time: time.or(if counted { None } else { default.time }),
             warmup: warmup.unwrap_or(if counted { 0.0 } else { default.warmup }),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::workload::Workload;
+use crate::workload::{Operation, Workload};
 
 /// The way to the drive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
@@ -89,6 +89,8 @@ pub struct Config {
     pub zipf: Option<f64>,
     /// Seed of every random choice.
     pub seed: u64,
+    /// Write every unit once before the run.
+    pub prefill: bool,
     /// Bytes from the start of each device that are used; all where absent.
     pub span: Option<u64>,
     /// Measured time in seconds; until `ios` is reached where absent.
@@ -125,6 +127,7 @@ impl Default for Config {
             read_mix: 70,
             zipf: None,
             seed: 1,
+            prefill: false,
             span: None,
             time: Some(10.0),
             warmup: 1.0,
@@ -195,10 +198,23 @@ impl Config {
         if self.zipf.is_some() && self.workload.is_sequential() {
             return Err(format!("--zipf needs a random workload, not {}", self.workload.name()));
         }
+        let moves_data = self.workload.operations().contains(&Operation::Read)
+            || self.workload.operations().contains(&Operation::Write);
+        if self.prefill && (!moves_data || self.workload == Workload::Verify) {
+            let name = self.workload.name();
+            return Err(format!(
+                "--prefill is for workloads that read or write, and not for {name}"
+            ));
+        }
         if self.compare == Some(self.engine) {
             return Err(format!("--compare {0} compares {0} with itself", self.engine.name()));
         }
         Ok(())
+    }
+
+    /// Whether the run changes what the drive holds.
+    pub fn is_destructive(&self) -> bool {
+        self.workload.is_destructive() || self.prefill
     }
 
     /// The command line that repeats the run.
@@ -232,6 +248,9 @@ impl Config {
         }
         if let Some(target) = &self.compare_target {
             option(true, "compare-target", quoted(target));
+        }
+        if self.prefill {
+            words.push("--prefill".to_owned());
         }
         if self.iopoll {
             words.push("--iopoll".to_owned());

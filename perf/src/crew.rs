@@ -23,8 +23,19 @@ pub struct Shift {
     pub record_from: u64,
     /// When the last I/O is started.
     pub until: u64,
-    /// Read back everything that was written, uncounted, instead of the workload.
-    pub sweep: bool,
+    /// What is done in it.
+    pub task: Task,
+}
+
+/// What a shift is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Write every unit once, uncounted.
+    Fill,
+    /// The workload.
+    Work,
+    /// Read back everything that `verify` wrote, uncounted.
+    Sweep,
 }
 
 /// Sums that the live line reads while a crew works; one writer each.
@@ -103,10 +114,11 @@ impl<E: Engine> Crew for Lanes<E> {
     fn work(&mut self, shift: &Shift, gauge: &Gauge) {
         let patience = self.lanes.iter().map(Lane::patience).min().unwrap_or(0);
         let mut patience = Patience::new(patience, &self.clock);
-        self.lanes.iter_mut().for_each(|lane| lane.begin(shift.start, shift.sweep));
+        self.lanes.iter_mut().for_each(|lane| lane.begin(shift.start, shift.task));
         let mut open = true;
-        let mut recording = false;
-        let mut idle = 0u32;
+        let counted = shift.task == Task::Work;
+        let mut recording = counted && shift.record_from <= shift.start;
+        self.record(recording);
         let mut rounds = 0u32;
         let mut drained_by = u64::MAX;
         // The next time at which something other than I/O is to be done.
@@ -115,26 +127,23 @@ impl<E: Engine> Crew for Lanes<E> {
         loop {
             let mut now = self.round(open);
             rounds = rounds.wrapping_add(1);
+            let mut idle = 0;
             if now != 0 {
                 patience.reset();
-                idle = 0;
             } else {
                 idle = patience.wait(&self.clock);
                 if E::SLEEPS || idle.is_multiple_of(LOOK) {
                     now = self.clock.now();
                 }
             }
-            let finished = idle > 0 || rounds.is_multiple_of(LOOK);
+            let finished = idle % 8 == 1 || rounds.is_multiple_of(LOOK);
             if finished && self.lanes.iter().all(|lane| lane.is_finished(open)) {
                 break;
             }
-            if now < event {
+            if now == 0 || now < event {
                 continue;
             }
-            if now == 0 {
-                continue;
-            }
-            if !recording && !shift.sweep && open && now >= shift.record_from {
+            if !recording && counted && open && now >= shift.record_from {
                 recording = true;
                 self.record(true);
             }

@@ -6,6 +6,7 @@
 //! latency contains all of the driver's work and a little of this loop.
 
 use crate::clock::Clock;
+use crate::crew::Task;
 use crate::engine::{Code, Engine, Lost, Refused};
 use crate::latency::Tally;
 use crate::rate::Pace;
@@ -48,6 +49,8 @@ pub struct LaneConfig {
     pub interval: Option<f64>,
     /// I/Os to start.
     pub budget: u64,
+    /// The lane's share of the units, from and to.
+    pub share: (u64, u64),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -85,8 +88,10 @@ pub struct Lane<E> {
     held: Option<(u32, Operation, u64, u64)>,
     in_flight: u32,
     pace: Option<Pace>,
-    sweeping: bool,
-    /// The sweep has come to the end.
+    task: Task,
+    /// The next unit to fill.
+    filled: u64,
+    /// Filling or sweeping has come to the end.
     exhausted: bool,
     tally: Tally,
     recording: bool,
@@ -128,7 +133,8 @@ impl<E: Engine> Lane<E> {
             held: None,
             in_flight: 0,
             pace: None,
-            sweeping: false,
+            task: Task::Work,
+            filled: config.share.0,
             exhausted: false,
             tally: Tally::new(clock, config.workload.operations()),
             recording: false,
@@ -139,11 +145,12 @@ impl<E: Engine> Lane<E> {
         }
     }
 
-    /// Begins a stretch of work at `start`; `sweep` reads back everything that was written.
-    pub fn begin(&mut self, start: u64, sweep: bool) {
-        self.sweeping = sweep;
+    /// Begins a stretch of work at `start`.
+    pub fn begin(&mut self, start: u64, task: Task) {
+        self.task = task;
+        self.exhausted = false;
         self.pace = match self.config.interval {
-            Some(interval) if !sweep => Some(Pace::new(start, interval)),
+            Some(interval) if task == Task::Work => Some(Pace::new(start, interval)),
             _ => None,
         };
     }
@@ -273,12 +280,10 @@ impl<E: Engine> Lane<E> {
         if let Some((_, operation, unit, start)) = self.held.take() {
             return Some((operation, unit, start));
         }
-        if let Script::Verify(ledger) = &mut self.config.script
-            && self.sweeping
-        {
-            let unit = ledger.next_to_sweep();
+        if self.task != Task::Work {
+            let (operation, unit) = self.next_of_pass();
             self.exhausted = unit.is_none();
-            return Some((Operation::Read, unit?, now));
+            return Some((operation, unit?, now));
         }
         if self.config.budget == 0 {
             return None;
@@ -314,11 +319,28 @@ impl<E: Engine> Lane<E> {
         }
     }
 
+    /// The next I/O of a pass over everything.
+    fn next_of_pass(&mut self) -> (Operation, Option<u64>) {
+        match &mut self.config.script {
+            Script::Verify(ledger) => (Operation::Read, ledger.next_to_sweep()),
+            _ => {
+                let unit = (self.filled < self.config.share.1).then_some(self.filled);
+                self.filled += 1;
+                (Operation::Write, unit)
+            }
+        }
+    }
+
     /// Whether nothing is in flight and, if `open`, nothing more will be.
     pub fn is_finished(&self, open: bool) -> bool {
         self.lost.is_some()
             || self.in_flight == 0
-                && (!open || if self.sweeping { self.exhausted } else { self.config.budget == 0 })
+                && (!open
+                    || if self.task == Task::Work {
+                        self.config.budget == 0
+                    } else {
+                        self.exhausted
+                    })
     }
 
     /// Gives up on the queue.

@@ -125,6 +125,7 @@ impl Plan {
             bytes: config.block_size,
             source: Source::new(config.workload, config.read_mix, units, order, random),
             script,
+            share: lane.range(self.units),
             batch: config.batch,
             poll_limit: config.poll_limit,
             interval: config.rate.map(|rate| {

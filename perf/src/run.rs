@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::crew::{Crew, Gauge, Shift};
+use crate::crew::{Crew, Gauge, Shift, Task};
 use crate::lane::LaneReport;
 use crate::live::Live;
 use crate::sys;
@@ -24,7 +24,7 @@ struct Entry {
     warmup: f64,
     /// Seconds that are, if time ends it.
     time: Option<f64>,
-    sweep: bool,
+    task: Task,
 }
 
 /// Slices that each engine's time is cut into when two take turns.
@@ -32,7 +32,12 @@ const SLICES: usize = 5;
 
 fn timetable(config: &Config, engines: usize) -> Vec<Entry> {
     let mut entries = Vec::new();
-    let entry = |engine, warmup, time| Entry { engine, warmup, time, sweep: false };
+    if config.prefill {
+        for engine in 0..engines {
+            entries.push(Entry { engine, warmup: 0.0, time: None, task: Task::Fill });
+        }
+    }
+    let entry = |engine, warmup, time| Entry { engine, warmup, time, task: Task::Work };
     match config.time {
         Some(time) if engines > 1 && config.ios.is_none() => {
             let slice = time / SLICES as f64;
@@ -47,7 +52,7 @@ fn timetable(config: &Config, engines: usize) -> Vec<Entry> {
     }
     if config.workload == crate::workload::Workload::Verify {
         for engine in 0..engines {
-            entries.push(Entry { engine, warmup: 0.0, time: None, sweep: true });
+            entries.push(Entry { engine, warmup: 0.0, time: None, task: Task::Sweep });
         }
     }
     entries
@@ -77,8 +82,8 @@ impl Stage {
             let ticks = |seconds| self.clock.ticks(Duration::from_secs_f64(seconds));
             let record_from = start + ticks(entry.warmup);
             let until = entry.time.map_or(u64::MAX, |time| record_from + ticks(time));
-            let shift = Shift { start, record_from, until, sweep: entry.sweep };
-            let skipped = entry.sweep && sys::interrupted();
+            let shift = Shift { start, record_from, until, task: entry.task };
+            let skipped = entry.task == Task::Sweep && sys::interrupted();
             if let Some(crew) = crews.get_mut(entry.engine)
                 && !skipped
             {
@@ -102,7 +107,7 @@ pub fn run(
     let entries = timetable(config, engines);
     let planned: Option<f64> = entries
         .iter()
-        .filter(|entry| !entry.sweep)
+        .filter(|entry| entry.task == Task::Work)
         .map(|entry| Some(entry.warmup + entry.time?))
         .sum();
     let gauges: Arc<[Gauge]> = workers.iter().map(|_| Gauge::default()).collect();
@@ -178,7 +183,7 @@ mod tests {
     #[test]
     fn verify_ends_with_a_sweep() {
         let config = Config { workload: Workload::Verify, ..Config::default() };
-        let sweeps: Vec<bool> = timetable(&config, 1).iter().map(|entry| entry.sweep).collect();
-        assert_eq!(sweeps, [false, true]);
+        let tasks: Vec<Task> = timetable(&config, 1).iter().map(|entry| entry.task).collect();
+        assert_eq!(tasks, [Task::Work, Task::Sweep]);
     }
 }

@@ -164,7 +164,7 @@ fn crews<E: Engine + 'static>(
 
 /// What is written does not compress, as drives that compress would look better than they are.
 fn fill<E: Engine>(config: &Config, engine: &mut E, stream: u64) {
-    if !config.workload.operations().contains(&Operation::Write) {
+    if !config.prefill && !config.workload.operations().contains(&Operation::Write) {
         return;
     }
     let mut random = Random::new(!config.seed, stream);
@@ -185,7 +185,7 @@ fn open_drive(config: &Config, target: &str, consent: bool) -> anyhow::Result<(D
     let address: Address =
         target.parse().map_err(|error| hint_at_kernel(target, anyhow::Error::new(error)))?;
     let canonical = address.to_string();
-    if config.workload.is_destructive() {
+    if config.is_destructive() {
         let bdf = match &address {
             Address::Embedded(_) => None,
             Address::Pcie(bdf) => Some(Some(bdf.to_string())),
@@ -217,7 +217,7 @@ fn open_drive(config: &Config, target: &str, consent: bool) -> anyhow::Result<(D
         namespace: Some(namespace.id()),
         block: namespace.block_size(),
         bytes: namespace.bytes(),
-        note: None,
+        note: holes(config, &address),
         facts: vec![
             ("model", model.to_owned()),
             ("serial", serial.to_owned()),
@@ -225,6 +225,16 @@ fn open_drive(config: &Config, target: &str, consent: bool) -> anyhow::Result<(D
         ],
     };
     Ok((Drive { controller, namespace }, device))
+}
+
+/// Memory that was never written is not there, and reads as zeroes without a copy.
+fn holes(config: &Config, address: &Address) -> Option<String> {
+    let reads = config.workload.operations() == [Operation::Read];
+    let in_memory =
+        matches!(address, Address::Embedded(options) if options.backing == Backing::Memory);
+    (reads && in_memory && !config.prefill).then(|| {
+        "blocks never written cost nothing to read; --prefill writes all of them first".into()
+    })
 }
 
 /// A path where an address is expected is most likely meant for a kernel engine.
@@ -281,7 +291,7 @@ fn open_file(
             engine.name()
         );
     }
-    let destructive = config.workload.is_destructive();
+    let destructive = config.is_destructive();
     if destructive {
         Guard::default().allow_path(&path, consent)?;
     }
@@ -293,9 +303,10 @@ fn open_file(
     if !file.direct {
         notes.push("the filesystem has no direct I/O, so this measures the page cache".to_owned());
     }
-    if file.is_sparse {
+    if file.is_sparse && !config.is_destructive() {
         notes.push(
-            "the file has holes, and reading them reads no drive; -w write fills them".to_owned(),
+            "the file has holes, which cost nothing to read; --prefill writes all of it first"
+                .to_owned(),
         );
     }
     if engine == EngineKind::Pread && config.depth > 1 {

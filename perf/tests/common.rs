@@ -3,7 +3,8 @@
 #![allow(dead_code, reason = "each test uses its own part")]
 
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use hdrhistogram::serialization::Deserializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
@@ -35,6 +36,45 @@ pub(crate) fn json(words: &[&str], addresses: &[&str]) -> Value {
     assert_eq!(output.status, Some(0), "{words:?}\n{}{}", output.stderr, output.stdout);
     serde_json::from_str(&output.stdout)
         .unwrap_or_else(|error| panic!("{error}: {}", output.stdout))
+}
+
+/// Runs the binary, interrupts it as soon as it can be interrupted, and parses its JSON report.
+pub(crate) fn interrupted(words: &[&str]) -> Value {
+    let child = Command::new(env!("CARGO_BIN_EXE_doorbell-perf"))
+        .args(words)
+        .args(["--output", "json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let pid = child.id().to_string();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    // The mask of caught signals says when the handler for SIGINT (bit 1) is in place.
+    let catches = || {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+            .is_some_and(|mask| mask & 2 != 0)
+    };
+    while !catches() {
+        assert!(Instant::now() < deadline, "never caught SIGINT");
+        std::thread::yield_now();
+    }
+    let started = |line: &str| line.starts_with("perf-0");
+    let working = || {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let mut names =
+            tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
+        names.any(|name| started(&name))
+    };
+    while !working() {
+        assert!(Instant::now() < deadline, "never started a worker");
+        std::thread::yield_now();
+    }
+    let killed = Command::new("kill").args(["-INT", &pid]).status().expect("kill runs");
+    assert!(killed.success());
+    let output = child.wait_with_output().expect("ends");
+    assert_eq!(output.status.code(), Some(0));
+    serde_json::from_slice(&output.stdout).expect("prints JSON")
 }
 
 /// Every summary has every key, and devices and operations add up to the total.

@@ -127,6 +127,24 @@ fn the_report_tells_the_story() {
 }
 
 #[test]
+fn prefilled_blocks_are_written_before_the_run() {
+    let words = ["--prefill", "-n", "500", "-q", "8", "-P", "2"];
+    let report = json(&words, &["embedded:size=16MiB"]);
+    common::check_sums(&report, 500);
+    // 4096 blocks of 4 KiB that were written, and those that were read.
+    assert_eq!(report["counters"]["commands"], 4096 + 500);
+    assert_eq!(run(&["--prefill", "-w", "trim"]).status, Some(2));
+}
+
+#[test]
+fn an_interrupt_ends_the_run_and_keeps_the_result() {
+    let words = ["-t", "1h", "-a", "0", "-q", "4", "embedded:size=16MiB"];
+    let report = common::interrupted(&words);
+    assert_eq!(report["interrupted"], true);
+    assert!(report["total"]["ios"].as_u64() > Some(0), "{report}");
+}
+
+#[test]
 fn wrong_addresses_are_explained() {
     for (words, expected) in [
         (&["pcie:0000:00"][..], "pcie:"),

@@ -38,7 +38,7 @@ impl Doorbell {
         operation: Operation,
         lba: u64,
         buffer: Option<Buffer>,
-    ) -> Result<(), Rejected> {
+    ) -> Result<(), Refused> {
         let namespace = &self.namespace;
         let io = match (operation, buffer) {
             (Operation::Compare, Some(buffer)) => namespace.compare(lba, buffer),
@@ -52,7 +52,7 @@ impl Doorbell {
                 namespace.flush()
             }
         };
-        self.queue.stage(io.tag(tag.into()))
+        self.queue.stage(io.tag(tag.into())).map_err(|rejected| self.refused(tag, rejected))
     }
 
     #[cold]
@@ -103,12 +103,9 @@ impl Engine for Doorbell {
             (Operation::Write, Some(buffer)) => {
                 self.queue.stage(self.namespace.write(lba, buffer).tag(tag.into()))
             }
-            (_, buffer) => self.stage_other(tag, operation, lba, buffer),
+            (_, buffer) => return self.stage_other(tag, operation, lba, buffer),
         };
-        match staged {
-            Ok(()) => Ok(()),
-            Err(rejected) => Err(self.refused(tag, rejected)),
-        }
+        staged.map_err(|rejected| self.refused(tag, rejected))
     }
 
     #[inline]
@@ -119,14 +116,22 @@ impl Engine for Doorbell {
 
     #[inline]
     fn poll(&mut self, limit: u32, _: bool, sink: &mut impl FnMut(u32, Code)) -> Result<(), Lost> {
-        let mut taken = 0;
-        while taken < limit {
-            let Some(Done { tag, status, buffer, .. }) = self.queue.reap() else { break };
-            if let Some(place) = self.buffers.get_mut(tag as usize) {
+        let buffers = &mut self.buffers;
+        let mut finish = |Done { tag, status, buffer, .. }: Done| {
+            if let Some(place) = buffers.get_mut(tag as usize) {
                 *place = buffer;
             }
-            taken += 1;
             sink(tag as u32, Code::nvme(status));
+        };
+        let mut taken = 0;
+        if limit == u32::MAX {
+            taken = self.queue.poll(finish);
+        } else {
+            while taken < limit as usize {
+                let Some(done) = self.queue.reap() else { break };
+                finish(done);
+                taken += 1;
+            }
         }
         if taken == 0
             && let Some(violation) = self.queue.failure()
