@@ -126,11 +126,11 @@ impl Server {
             let taken = self.function.poll(now);
             let timeout = match pace.next(taken > 0, now) {
                 Next::Round => continue,
+                Next::Look => Some(Duration::ZERO),
                 Next::Yield => {
                     std::thread::yield_now();
-                    continue;
+                    Some(Duration::ZERO)
                 }
-                Next::Look => Some(Duration::ZERO),
                 // Without a client, or without a running controller, only a socket can bring work.
                 Next::Sleep(_) if !self.function.is_listening() => self.patience(now),
                 Next::Sleep(time) => Some(time),

@@ -40,6 +40,8 @@ pub(super) struct Function {
     controller: Controller,
     identity: Identity,
     config: Config,
+    /// The bit of the command register, looked at in every round.
+    bus_master: bool,
     /// The MSI-X table. Clients keep their own (interrupts are event file descriptors); this one reads back.
     table: Vec<u8>,
     /// The client's memory: length by I/O address.
@@ -65,6 +67,7 @@ impl Function {
             controller,
             identity,
             config: Config::new(&identity),
+            bus_master: false,
             table: vec![0; table_len as usize],
             maps: BTreeMap::new(),
         }
@@ -72,22 +75,29 @@ impl Function {
 
     /// One round of the controller; the commands that it took. A function that is no bus master reaches no memory, so
     /// it has nothing to do.
+    #[inline]
     pub(super) fn poll(&mut self, now: Duration) -> usize {
-        if self.config.command().bus_master() { self.controller.poll(now) } else { 0 }
+        if self.bus_master { self.controller.poll(now) } else { 0 }
     }
 
     /// Whether a command may come without a message, by a doorbell.
     pub(super) fn is_listening(&self) -> bool {
-        self.config.command().bus_master() && self.controller.is_running()
+        self.bus_master && self.controller.is_running()
     }
 
     /// Takes everything back that a client has set up. Namespaces keep their contents.
     pub(super) fn detach(&mut self) {
-        self.reset();
-        self.config = Config::new(&self.identity);
+        self.reset_function();
         self.controller.unmap_all();
         self.maps.clear();
         self.disconnect(0, self.identity.vectors);
+    }
+
+    /// The controller and configuration space as after power-on.
+    fn reset_function(&mut self) {
+        self.reset();
+        self.config = Config::new(&self.identity);
+        self.bus_master = false;
     }
 
     /// Puts the controller in its first state; memory and interrupts stay the client's business.
@@ -269,9 +279,9 @@ impl Function {
         match access.region.get() {
             region::CONFIG => {
                 if self.config.write(at, data).ok_or(Errno::INVAL)? {
-                    self.reset();
-                    self.config = Config::new(&self.identity);
+                    self.reset_function();
                 }
+                self.bus_master = self.config.command().bus_master();
             }
             region::BAR0 => {
                 let width = self.width(at, len)?;

@@ -57,9 +57,10 @@ impl Mapping {
         }
         let offset = libc::off_t::try_from(offset)
             .map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW))?;
+        // A shared mapping reserves: hugepages that the client has no claim to are refused now, and not at a touch.
         let sharing = match access {
             Access::Read => libc::MAP_PRIVATE | libc::MAP_NORESERVE,
-            Access::ReadWrite => libc::MAP_SHARED | libc::MAP_NORESERVE,
+            Access::ReadWrite => libc::MAP_SHARED,
         };
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let fd = file.as_fd().as_raw_fd();
