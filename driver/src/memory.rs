@@ -12,11 +12,13 @@
 #![expect(unsafe_code, reason = "offers memory to devices and hands it out")]
 
 mod buffer;
+mod config;
 mod error;
 mod extents;
 mod iova;
 mod mapping;
 mod numa;
+mod state;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -30,10 +32,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::device::{Device, DeviceError, DmaRange};
 
 pub use buffer::Buffer;
+pub use config::{MemoryConfig, MemoryStats, PageKind};
 pub use error::MemoryError;
 use extents::{Alignment, Extents};
 use iova::IovaSpace;
 use mapping::Mapping;
+use state::{Region, State, Use};
 
 /// Granule of buffers, in bytes. Every buffer begins at a multiple of it.
 pub const PAGE: u64 = 4096;
@@ -45,58 +49,6 @@ const FIRST_REGION: u64 = 2 * REGION_UNIT;
 /// Regions grow up to this; longer buffers have a region of their own.
 const LARGEST_REGION: u64 = 32 * REGION_UNIT;
 
-/// Kind of pages that memory is made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PageKind {
-    /// Hugepages of 1 GiB.
-    Huge1G,
-    /// Hugepages of 2 MiB.
-    Huge2M,
-    /// Ordinary pages, transparently huge where the system has that for shared memory.
-    Ordinary,
-}
-
-impl PageKind {
-    /// Length of one page in bytes.
-    pub const fn bytes(self) -> usize {
-        match self {
-            Self::Huge1G => 1 << 30,
-            Self::Huge2M => 2 << 20,
-            Self::Ordinary => 4096,
-        }
-    }
-}
-
-/// How DMA memory is made.
-#[derive(Clone, Debug, Default)]
-#[non_exhaustive]
-pub struct MemoryConfig {
-    /// Only pages of this kind. By default hugepages where they are free, ordinary pages otherwise, with a notice.
-    pub pages: Option<PageKind>,
-    /// Most bytes that the pool may take from the system. No limit by default.
-    pub limit: Option<u64>,
-    /// NUMA node to prefer, instead of the device's own.
-    pub numa_node: Option<u32>,
-}
-
-/// Where DMA memory stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct MemoryStats {
-    /// Bytes that the pool has from the system.
-    pub reserved: u64,
-    /// Of these, bytes in hugepages.
-    pub huge: u64,
-    /// Bytes of the pool that are in buffers.
-    pub in_use: u64,
-    /// Bytes of the application's memory that are mapped.
-    pub registered: u64,
-    /// Mappings at the device.
-    pub mappings: u32,
-    /// Bytes that are kept for good, because the device might still write to them.
-    pub leaked: u64,
-}
-
 /// DMA memory of one device. Shared by everything that uses the device; unmapped when the last user is gone.
 pub struct DmaMemory {
     state: Mutex<State>,
@@ -104,42 +56,6 @@ pub struct DmaMemory {
     node: Option<u32>,
     // Last: the regions must be unmapped before the device closes.
     device: Arc<dyn Device>,
-}
-
-struct State {
-    addresses: IovaSpace,
-    /// By I/O address of the first byte.
-    regions: BTreeMap<u64, Region>,
-    stats: MemoryStats,
-    notices: Vec<String>,
-    warned_of_pages: bool,
-    /// The device could not be stopped: what it may write to is neither handed out again nor unmapped.
-    withdrawn: bool,
-}
-
-struct Region {
-    mapping: Mapping,
-    use_: Use,
-}
-
-enum Use {
-    /// Buffers are cut from it.
-    Pool { free: Extents, huge: bool, dedicated: bool },
-    /// Memory of the application: bytes in buffers, and what keeps it alive.
-    Registered { held: u64, _owner: Option<Box<dyn Any + Send + Sync>> },
-}
-
-impl Region {
-    fn is_unused(&self) -> bool {
-        match &self.use_ {
-            Use::Pool { free, .. } => free.free() == self.mapping.len() as u64 / PAGE,
-            Use::Registered { held, .. } => *held == 0,
-        }
-    }
-
-    fn is_spare(&self) -> bool {
-        matches!(self.use_, Use::Pool { dedicated: false, .. }) && self.is_unused()
-    }
 }
 
 impl DmaMemory {
@@ -513,41 +429,6 @@ impl DmaMemory {
     fn lock(&self) -> MutexGuard<'_, State> {
         // No invariant is broken half way by a panic here; a poisoned lock must not leak every buffer.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    /// Cuts `units` pages from the first region that has them: its address here, and at the device.
-    fn cut(&mut self, units: u64, alignment: Alignment) -> Option<(NonNull<u8>, u64)> {
-        self.regions.iter_mut().find_map(|(&iova, region)| {
-            let Use::Pool { free, .. } = &mut region.use_ else { return None };
-            let offset = free.take(units, alignment)? * PAGE;
-            // SAFETY: extents lie inside the region.
-            let base = unsafe { region.mapping.base().add(offset as usize) };
-            Some((base, iova + offset))
-        })
-    }
-
-    /// Returns the part of a buffer to its region; the region's address, if it is to be released.
-    fn give_back(&mut self, iova: u64, len: usize) -> Option<u64> {
-        let spares = self.regions.values().filter(|region| region.is_spare()).count();
-        let (&first, region) = self.regions.range_mut(..=iova).next_back()?;
-        let units = (len as u64).div_ceil(PAGE);
-        match &mut region.use_ {
-            Use::Pool { free, .. } => {
-                free.give((iova - first) / PAGE, units);
-                self.stats.in_use -= units * PAGE;
-            }
-            Use::Registered { held, .. } => *held -= len as u64,
-        }
-        let region_is_needed = !region.is_unused() || (region.is_spare() && spares == 0);
-        (!region_is_needed).then_some(first)
-    }
-
-    fn leaked(&mut self, len: u64, why: &str) {
-        self.stats.leaked += len;
-        self.notices
-            .push(format!("{len} bytes of DMA memory are kept until the process ends: {why}"));
     }
 }
 
