@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use doorbell::clock::Clock;
 use doorbell::device::embedded::{Embedded, SteppedClock};
-use doorbell::{Address, Buffer, Config, Controller, Namespace, Queue, QueueConfig};
+use doorbell::{Address, Buffer, Config, Controller, Done, Namespace, Queue, QueueConfig};
 
 /// How a case submits.
 #[derive(Clone, Copy)]
@@ -116,6 +116,25 @@ fn measured_submit_each(
 }
 
 #[inline(never)]
+fn measured_submit_one(queue: &mut Queue, namespace: &Namespace, lba: u64, buffer: Buffer) {
+    if queue.submit(namespace.read(lba, buffer)).is_err() {
+        panic!("the queue is full");
+    }
+}
+
+/// What the loops around the driver's functions do by themselves.
+#[inline(never)]
+fn measured_loop(from: &mut Vec<Buffer>, to: &mut Vec<Buffer>, lba: &mut u64) -> u16 {
+    let mut failed = 0;
+    while let Some(buffer) = from.pop() {
+        failed |= black_box(0u16);
+        *lba = (*lba + 33) & 0xf_ffff;
+        to.push(buffer);
+    }
+    failed
+}
+
+#[inline(never)]
 fn measured_complete(queue: &mut Queue, buffers: &mut Vec<Buffer>) -> usize {
     let mut failed = 0;
     let count = queue.poll(|done| {
@@ -129,18 +148,20 @@ fn measured_complete(queue: &mut Queue, buffers: &mut Vec<Buffer>) -> usize {
 }
 
 #[inline(never)]
-fn measured_complete_one(queue: &mut Queue, buffers: &mut Vec<Buffer>) -> usize {
-    let Some(done) = queue.reap() else { return 0 };
-    assert_eq!(done.status.into_bits(), 0, "a read failed");
-    if let Some(buffer) = done.buffer {
-        buffers.push(buffer);
-    }
-    1
+fn measured_complete_one(queue: &mut Queue) -> Option<Done> {
+    queue.reap()
 }
 
 fn complete(case: &Case, queue: &mut Queue, buffers: &mut Vec<Buffer>) -> usize {
     match case.batch {
-        1 => measured_complete_one(queue, buffers),
+        1 => match measured_complete_one(queue) {
+            Some(done) => {
+                assert!(done.status.is_success(), "a read failed");
+                buffers.extend(done.buffer);
+                1
+            }
+            None => 0,
+        },
         _ => measured_complete(queue, buffers),
     }
 }
@@ -158,6 +179,11 @@ fn submit(
     lba: &mut u64,
 ) {
     match case.doorbell {
+        Doorbell::PerBatch if case.batch == 1 => {
+            let buffer = buffers.pop().unwrap();
+            measured_submit_one(queue, namespace, *lba, buffer);
+            *lba = (*lba + 33) & 0xf_ffff;
+        }
         Doorbell::PerBatch => measured_submit_batch(queue, namespace, buffers, lba),
         Doorbell::PerCommand => measured_submit_each(queue, namespace, buffers, lba),
     }
@@ -242,14 +268,21 @@ fn empty_poll_nanoseconds(rate: f64, empty: u64) -> f64 {
 /// Runs a case `rounds` times and nothing else: what callgrind counts.
 fn counted(which: usize, rounds: usize) {
     let empty_polls = which == CASES.len();
+    let only_the_loop = which == CASES.len() + 1;
     let case = CASES.get(which).unwrap_or(&CASES[0]);
     let mut rig = Rig::new(case);
+    let mut other = Vec::with_capacity(case.batch);
     let mut lba = 0;
     for round in 0..rounds {
         let at = round % rig.queues.len();
         let queue = &mut rig.queues[at];
         if empty_polls {
             measured_empty_poll(queue);
+            continue;
+        }
+        if only_the_loop {
+            assert_eq!(measured_loop(&mut rig.buffers, &mut other, &mut lba), 0);
+            std::mem::swap(&mut rig.buffers, &mut other);
             continue;
         }
         submit(case, queue, &rig.namespace, &mut rig.buffers, &mut lba);
@@ -265,7 +298,11 @@ fn counted(which: usize, rounds: usize) {
 /// Instructions per I/O inside functions that match `toggle`; `None` without valgrind.
 fn instructions(which: usize, toggle: &str) -> Option<f64> {
     const ROUNDS: usize = 200;
-    let batch = CASES.get(which).map_or(1, |case| case.batch);
+    let batch = match which.checked_sub(CASES.len()) {
+        None => CASES[which].batch,
+        Some(0) => 1,
+        Some(_) => CASES[0].batch,
+    };
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--collect-atstart=no"])
         .arg(format!("--toggle-collect=*{toggle}*"))
@@ -314,6 +351,8 @@ fn main() {
     let poll = instructions(CASES.len(), "measured_empty_poll");
     let nanoseconds = empty_poll_nanoseconds(rate, empty);
     println!("{:<32}{:>26.1}{:>28}", "a poll that finds nothing", nanoseconds, show(poll));
+    let around = instructions(CASES.len() + 1, "measured_loop");
+    println!("{:<32}{:>54}", "the loop in batches, included", show(around));
     let rig = Rig::new(&CASES[0]);
     println!("\nmemory of a queue of {DEPTH}: {} KiB", rig.queues[0].bytes().div_ceil(1024));
 }
