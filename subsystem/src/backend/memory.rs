@@ -63,12 +63,14 @@ impl Memory {
             let (chunk, start) = self.chunk(offset)?;
             let now = len.min(CHUNK_U64 - start as u64);
             let to_end = offset + now == self.len;
-            // Most chunks of a sparse backend are holes: a look with the shared lock is enough there.
-            if lock(chunk).is_some() {
+            // Most chunks of a sparse backend are holes, and the hint tells: whoever was told that a write is done reads
+            // what was stored before.
+            let hint = self.addresses.get((offset / CHUNK_U64) as usize);
+            if hint.is_some_and(|hint| hint.load(Ordering::Relaxed) != 0) {
                 let mut chunk = lock_mut(chunk);
                 if free && start == 0 && (now == CHUNK_U64 || to_end) {
                     *chunk = None;
-                    if let Some(hint) = self.addresses.get((offset / CHUNK_U64) as usize) {
+                    if let Some(hint) = hint {
                         hint.store(0, Ordering::Relaxed);
                     }
                 } else if let Some(bytes) = chunk

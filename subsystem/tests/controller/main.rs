@@ -3,6 +3,7 @@
 mod admin;
 mod bringup;
 mod host;
+mod interrupts;
 mod io;
 mod model;
 mod namespaces;
