@@ -170,14 +170,15 @@ unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
     unsafe { ptr::copy_nonoverlapping(from, to, len) }
 }
 
-/// Lines fetched ahead: enough for the processor to see where it is going.
-const AHEAD: usize = 16;
+/// Lines fetched ahead for reading and for writing: enough for the processor to see where it is going. Stores have to
+/// wait longer, for the line has to become ours alone.
+const AHEAD: [usize; 2] = [16, 32];
 
 /// Asks for the first lines at `address`, which are read or written soon. Any address is allowed.
 #[inline]
 pub(crate) fn prefetch(address: usize, write: bool) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
-    for line in 0..AHEAD {
+    for line in 0..AHEAD[usize::from(write)] {
         let at = address.wrapping_add(line * 64);
         // SAFETY: hints, which never fault and change nothing.
         unsafe {

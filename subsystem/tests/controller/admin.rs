@@ -256,6 +256,7 @@ fn log_page_statuses() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "hundreds of commands")]
 fn supported_logs_commands_and_features() {
     let mut host = host();
     let page = log(&mut host, LogRequest::new(Lid::SUPPORTED_LOG_PAGES, 255));
