@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
 
-use crate::config::{Config, Cores, EngineKind};
+use crate::config::{Config, Cores, EngineKind, Prefill};
 use crate::units::{parse_count, parse_duration, parse_size};
 use crate::workload::Workload;
 
@@ -22,7 +22,7 @@ Addresses:
   /dev/nvme0n1, disk.img              for the engines io_uring and pread
 
 Examples:
-  doorbell-perf                       no drive needed: how fast is the emulated one
+  doorbell-perf                       no drive needed: measures the emulated one
   doorbell-perf -w randrw -M 70 -q 32 pcie:0000:01:00.0 --yes-destroy-data
   doorbell-perf -w verify -t 1m pcie:0000:01:00.0 --yes-destroy-data
   doorbell-perf --rate 100k -q 256 pcie:0000:01:00.0       latency at a given load
@@ -63,12 +63,21 @@ pub struct Args {
     /// Prefer few blocks, with weight 1/rank^THETA
     #[arg(short = 'F', long, value_name = "THETA", help_heading = "Workload")]
     zipf: Option<f64>,
-    /// Use only so much of each drive, from its start
+    /// Use so much of each drive, from its start [default: all, but of embedded memory 64m]
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Workload")]
     span: Option<u64>,
-    /// Write all of it once before the run; blocks never written may cost a drive nothing to read
-    #[arg(long, help_heading = "Workload")]
-    prefill: bool,
+    /// Write all of it once before the run: yes, no, or auto, which does so on memory of this process,
+    /// where blocks never written would cost nothing to read [default: auto]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHEN",
+        default_value = "auto",
+        hide_default_value = true
+    )]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "yes")]
+    #[arg(hide_possible_values = true, help_heading = "Workload")]
+    prefill: Prefill,
     /// Seed of every random choice
     #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Workload")]
     seed: u64,

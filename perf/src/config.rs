@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::workload::{Operation, Workload};
+use crate::workload::Workload;
 
 /// The way to the drive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
@@ -33,6 +33,18 @@ impl EngineKind {
     pub fn is_kernel(self) -> bool {
         self != Self::Doorbell
     }
+}
+
+/// When drives are written before the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Prefill {
+    /// Memory of this process only
+    Auto,
+    /// All drives
+    Yes,
+    /// No drive
+    No,
 }
 
 /// The threads that do the work.
@@ -89,8 +101,8 @@ pub struct Config {
     pub zipf: Option<f64>,
     /// Seed of every random choice.
     pub seed: u64,
-    /// Write every unit once before the run.
-    pub prefill: bool,
+    /// Whether every unit is written once before the run.
+    pub prefill: Prefill,
     /// Bytes from the start of each device that are used; all where absent.
     pub span: Option<u64>,
     /// Measured time in seconds; until `ios` is reached where absent.
@@ -127,7 +139,7 @@ impl Default for Config {
             read_mix: 70,
             zipf: None,
             seed: 1,
-            prefill: false,
+            prefill: Prefill::Auto,
             span: None,
             time: Some(10.0),
             warmup: 1.0,
@@ -198,9 +210,7 @@ impl Config {
         if self.zipf.is_some() && self.workload.is_sequential() {
             return Err(format!("--zipf needs a random workload, not {}", self.workload.name()));
         }
-        let moves_data = self.workload.operations().contains(&Operation::Read)
-            || self.workload.operations().contains(&Operation::Write);
-        if self.prefill && (!moves_data || self.workload == Workload::Verify) {
+        if self.prefill == Prefill::Yes && !self.can_prefill() {
             let name = self.workload.name();
             return Err(format!(
                 "--prefill is for workloads that read or write, and not for {name}"
@@ -214,7 +224,17 @@ impl Config {
 
     /// Whether the run changes what the drive holds.
     pub fn is_destructive(&self) -> bool {
-        self.workload.is_destructive() || self.prefill
+        self.workload.is_destructive() || self.prefill == Prefill::Yes
+    }
+
+    /// Whether writing before the run makes sense: `verify` writes anyway, and others move no data.
+    pub fn can_prefill(&self) -> bool {
+        self.workload.moves_data() && self.workload != Workload::Verify
+    }
+
+    /// Whether any drive may be written before the run.
+    pub fn may_prefill(&self) -> bool {
+        self.can_prefill() && self.prefill != Prefill::No
     }
 
     /// The command line that repeats the run.
@@ -249,8 +269,10 @@ impl Config {
         if let Some(target) = &self.compare_target {
             option(true, "compare-target", quoted(target));
         }
-        if self.prefill {
-            words.push("--prefill".to_owned());
+        match self.prefill {
+            Prefill::Auto => {}
+            Prefill::Yes => words.push("--prefill=yes".to_owned()),
+            Prefill::No => words.push("--prefill=no".to_owned()),
         }
         if self.iopoll {
             words.push("--iopoll".to_owned());

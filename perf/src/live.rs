@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::crew::Gauge;
+use crate::crew::{Gauge, Task};
 use crate::units;
 
 const EVERY: Duration = Duration::from_secs(1);
@@ -48,7 +48,10 @@ impl Live {
     }
 
     /// Shows the line.
-    pub fn show(&mut self, gauges: &[Gauge]) {
+    pub fn show(&mut self, gauges: &[Gauge], task: Task) {
+        if task == Task::Fill {
+            self.began = Instant::now();
+        }
         let seconds = self.shown.elapsed().as_secs_f64();
         self.shown = Instant::now();
         if !self.terminal {
@@ -74,7 +77,11 @@ impl Live {
         if errors > 0 {
             line += &format!("  {errors} ERRORS");
         }
-        line += &self.position(ios);
+        line += &match task {
+            Task::Fill => "  writing before the run".to_owned(),
+            Task::Work => self.position(ios),
+            Task::Sweep => "  reading everything back".to_owned(),
+        };
         let mut out = std::io::stderr().lock();
         // A terminal that went away is no reason to stop measuring.
         let _ = write!(out, "\r\x1b[K{line}").and_then(|()| out.flush());

@@ -3,7 +3,7 @@
 use anyhow::bail;
 
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Prefill};
 use crate::lane::{LaneConfig, Script};
 use crate::random::{Random, mix};
 use crate::units;
@@ -24,11 +24,19 @@ pub struct Device {
     pub block: u32,
     /// Bytes in all.
     pub bytes: u64,
+    /// Bytes from its start that are used.
+    pub span: u64,
+    /// Emulated in memory of this process, where only what was written exists.
+    pub in_memory: bool,
     /// Something the reader of the result should know.
     pub note: Option<String>,
     /// Facts for programs: name and value.
     pub facts: Vec<(&'static str, String)>,
 }
+
+/// So much of embedded memory is used where nothing else is said: quick to write before the run, and more than caches
+/// hold.
+const MODEST: u64 = 64 << 20;
 
 /// The part of a device that is used, in units of one I/O's size.
 #[derive(Clone, Debug)]
@@ -38,6 +46,7 @@ pub struct Plan {
     /// Blocks of one I/O.
     pub blocks: u64,
     units: u64,
+    fill: bool,
     zipf: Option<Zipf>,
     run: u64,
 }
@@ -55,7 +64,12 @@ impl Plan {
                 config.block_size
             );
         }
-        let span = config.span.unwrap_or(device.bytes);
+        let lanes = (config.cores.count() * config.queues) as u64;
+        let modest = device.in_memory && config.workload.moves_data();
+        let span = config.span.unwrap_or_else(|| {
+            let least = MODEST.max(lanes.saturating_mul(config.block_size));
+            if modest { least.min(device.bytes) } else { device.bytes }
+        });
         if span > device.bytes {
             bail!(
                 "{address} has {}; --span {} is more",
@@ -64,7 +78,6 @@ impl Plan {
             );
         }
         let mut used = span / config.block_size;
-        let lanes = (config.cores.count() * config.queues) as u64;
         if used < lanes {
             let size = units::size(span);
             bail!(
@@ -79,11 +92,24 @@ impl Plan {
                 "only the first {size} are verified; --block-size or --span changes that"
             ));
         }
+        let fill = config.can_prefill()
+            && match config.prefill {
+                Prefill::Yes => true,
+                Prefill::Auto => device.in_memory,
+                Prefill::No => false,
+            };
+        if span < device.bytes && config.span.is_none() {
+            let written = if fill { ", and written before the run" } else { "" };
+            device.note =
+                Some(format!("{} of it are used{written}; see --span", units::size(span)));
+        }
+        device.span = used * config.block_size;
         Ok(Self {
             device: index,
             block: device.block,
             blocks: config.block_size / block,
             units: used,
+            fill,
             zipf: config.zipf.map(|theta| Zipf::new(used, theta)),
             run: mix(config.seed ^ mix(index as u64 + 1)),
         })
@@ -125,7 +151,7 @@ impl Plan {
             bytes: config.block_size,
             source: Source::new(config.workload, config.read_mix, units, order, random),
             script,
-            share: lane.range(self.units),
+            share: if self.fill { lane.range(self.units) } else { (0, 0) },
             batch: config.batch,
             poll_limit: config.poll_limit,
             interval: config.rate.map(|rate| {
@@ -172,6 +198,8 @@ mod tests {
             namespace: Some(1),
             block: 4096,
             bytes,
+            span: bytes,
+            in_memory: false,
             note: None,
             facts: Vec::new(),
         }

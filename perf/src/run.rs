@@ -1,6 +1,6 @@
 //! The course of a run: threads, the timetable that they follow, and the collection of what they counted.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
@@ -32,7 +32,7 @@ const SLICES: usize = 5;
 
 fn timetable(config: &Config, engines: usize) -> Vec<Entry> {
     let mut entries = Vec::new();
-    if config.prefill {
+    if config.may_prefill() {
         for engine in 0..engines {
             entries.push(Entry { engine, warmup: 0.0, time: None, task: Task::Fill });
         }
@@ -64,16 +64,25 @@ struct Stage {
     entries: Vec<Entry>,
     barrier: Barrier,
     start: AtomicU64,
+    /// How many entries have begun.
+    begun: AtomicUsize,
 }
 
 impl Stage {
     /// Waits for all workers, which then agree on the time.
     fn start(&self) -> u64 {
         if self.barrier.wait().is_leader() {
+            self.begun.fetch_add(1, Ordering::Relaxed);
             self.start.store(self.clock.now(), Ordering::Release);
         }
         self.barrier.wait();
         self.start.load(Ordering::Acquire)
+    }
+
+    /// What is being done.
+    fn task(&self) -> Task {
+        let current = self.begun.load(Ordering::Relaxed).saturating_sub(1);
+        self.entries.get(current).map_or(Task::Work, |entry| entry.task)
     }
 
     fn work(&self, mut crews: Crews, gauge: &Gauge) -> Vec<Vec<LaneReport>> {
@@ -116,6 +125,7 @@ pub fn run(
         entries,
         barrier: Barrier::new(workers.len()),
         start: AtomicU64::new(0),
+        begun: AtomicUsize::new(0),
     });
     let (sender, receiver) = channel();
     let mut threads = Vec::new();
@@ -144,7 +154,7 @@ pub fn run(
     while left > 0 {
         match receiver.recv_timeout(live.due_in()) {
             Ok(()) => left -= 1,
-            Err(RecvTimeoutError::Timeout) => live.show(&gauges),
+            Err(RecvTimeoutError::Timeout) => live.show(&gauges, stage.task()),
             Err(RecvTimeoutError::Disconnected) => break,
         }
     }
@@ -162,11 +172,12 @@ pub fn run(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Prefill;
     use crate::workload::Workload;
 
     #[test]
     fn two_engines_take_turns_and_get_the_same_time() {
-        let config = Config::default();
+        let config = Config { prefill: Prefill::No, ..Config::default() };
         let entries = timetable(&config, 2);
         assert_eq!(entries.len(), 2 * SLICES);
         assert!(entries.iter().enumerate().all(|(index, entry)| entry.engine == index % 2));

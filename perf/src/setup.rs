@@ -164,7 +164,7 @@ fn crews<E: Engine + 'static>(
 
 /// What is written does not compress, as drives that compress would look better than they are.
 fn fill<E: Engine>(config: &Config, engine: &mut E, stream: u64) {
-    if !config.prefill && !config.workload.operations().contains(&Operation::Write) {
+    if !config.may_prefill() && !config.workload.operations().contains(&Operation::Write) {
         return;
     }
     let mut random = Random::new(!config.seed, stream);
@@ -217,7 +217,9 @@ fn open_drive(config: &Config, target: &str, consent: bool) -> anyhow::Result<(D
         namespace: Some(namespace.id()),
         block: namespace.block_size(),
         bytes: namespace.bytes(),
-        note: holes(config, &address),
+        span: namespace.bytes(),
+        note: None,
+        in_memory: matches!(&address, Address::Embedded(options) if options.backing == Backing::Memory),
         facts: vec![
             ("model", model.to_owned()),
             ("serial", serial.to_owned()),
@@ -225,16 +227,6 @@ fn open_drive(config: &Config, target: &str, consent: bool) -> anyhow::Result<(D
         ],
     };
     Ok((Drive { controller, namespace }, device))
-}
-
-/// Memory that was never written is not there, and reads as zeroes without a copy.
-fn holes(config: &Config, address: &Address) -> Option<String> {
-    let reads = config.workload.operations() == [Operation::Read];
-    let in_memory =
-        matches!(address, Address::Embedded(options) if options.backing == Backing::Memory);
-    (reads && in_memory && !config.prefill).then(|| {
-        "blocks never written cost nothing to read; --prefill writes all of them first".into()
-    })
 }
 
 /// A path where an address is expected is most likely meant for a kernel engine.
@@ -322,7 +314,9 @@ fn open_file(
         namespace: None,
         block: file.block,
         bytes: file.bytes,
+        span: file.bytes,
         note: (!notes.is_empty()).then(|| notes.join("; ")),
+        in_memory: false,
         facts: vec![("kind", kind.to_owned())],
     };
     Ok((file, device))

@@ -54,6 +54,11 @@ impl Workload {
         matches!(self, Self::Rw | Self::Randrw | Self::Verify)
     }
 
+    /// Whether data go to or from the drive.
+    pub fn moves_data(self) -> bool {
+        !matches!(self, Self::Trim | Self::Flush | Self::WriteZeroes)
+    }
+
     /// The operations that it consists of.
     pub fn operations(self) -> &'static [Operation] {
         match self {

@@ -128,11 +128,17 @@ fn the_report_tells_the_story() {
 
 #[test]
 fn prefilled_blocks_are_written_before_the_run() {
-    let words = ["--prefill", "-n", "500", "-q", "8", "-P", "2"];
-    let report = json(&words, &["embedded:size=16MiB"]);
-    common::check_sums(&report, 500);
-    // 4096 blocks of 4 KiB that were written, and those that were read.
-    assert_eq!(report["counters"]["commands"], 4096 + 500);
+    // 4096 blocks of 4 KiB that are written, and those that are read.
+    for (when, address, commands) in [
+        ("--prefill", "embedded:null=16MiB", 4096 + 500),
+        ("--prefill=auto", "embedded:size=16MiB", 4096 + 500),
+        ("--prefill=auto", "embedded:null=16MiB", 500),
+        ("--prefill=no", "embedded:size=16MiB", 500),
+    ] {
+        let report = json(&[when, "-n", "500", "-q", "8", "-P", "2"], &[address]);
+        common::check_sums(&report, 500);
+        assert_eq!(report["counters"]["commands"], commands, "{when} {address}");
+    }
     assert_eq!(run(&["--prefill", "-w", "trim"]).status, Some(2));
 }
 

@@ -50,6 +50,7 @@ fn side(report: &mut Map<String, Value>, side: &Side) {
             entry.insert("namespace".into(), device.namespace.into());
             entry.insert("block_bytes".into(), device.block.into());
             entry.insert("size_bytes".into(), device.bytes.into());
+            entry.insert("span_bytes".into(), measured.device.span.into());
             entry.insert("note".into(), device.note.clone().into());
             for (name, value) in &device.facts {
                 entry.insert((*name).into(), value.clone().into());

@@ -174,8 +174,8 @@ fn remarks(text: &mut String, side: &Side) {
             None => writeln!(text, "Verified: {checked} blocks read back, every byte as written."),
             Some((device, finding)) => writeln!(
                 text,
-                "WRONG DATA in {} of {checked} blocks read back. The first is on {device}:\n  {finding}",
-                found.wrong
+                "WRONG DATA in {} of {} blocks read back. The first is on {device}:\n  {finding}",
+                found.wrong, found.checked
             ),
         };
     }
@@ -200,7 +200,7 @@ fn driver(text: &mut String, side: &Side) {
         // A poll that finds something ends with one that finds the end; the driver counts both kinds once.
         let _ = writeln!(
             text,
-            "Per I/O: {:.3} doorbell writes, {:.2} polls, of which {:.0} % found nothing.",
+            "Per I/O: {:.3} doorbell writes, {:.2} polls; {:.1} % of the polls found nothing.",
             counter("doorbells") / completions,
             polls / completions,
             100.0 * counter("empty_polls") / polls,
