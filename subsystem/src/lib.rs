@@ -44,7 +44,7 @@
 //! - **Queues**: contiguous, any number of submission queues on one completion queue. A full completion queue holds
 //!   its submission queues back, and nobody else's. Interrupts by eventfd, each vector once a round.
 //! - **Admin commands**: the mandatory ones and Doorbell Buffer Config. Identify 00-03, 05-08, 10-13, 1A-1C. Features 01,
-//!   02, 04-0B, 0E, 0F (off), 16, 19, with every SEL. Log pages 00-05 and 12. Events: errors of doorbells,
+//!   02, 04-0B, 0E, 0F (off), 16, 19, with every SEL. Log pages 00-05, 12, 13. Events: errors of doorbells,
 //!   temperature threshold, namespaces changed.
 //! - **I/O commands**: Flush, Write, Read, Compare, Write Zeroes, Dataset Management, Verify.
 //! - **Namespaces** of 512 or 4096 byte blocks, in memory, in a file or nowhere, each shared by every controller.

@@ -24,7 +24,12 @@ const NO_LOCATION: u16 = 0xffff;
 /// Bytes in a SMART data unit: a thousand sectors.
 const DATA_UNIT: u64 = 512 * 1000;
 
-const PAGES: [Lid; 7] = [
+/// CSP: the command is about a namespace.
+const SCOPE_NAMESPACE: u16 = 1 << 0;
+/// CSP: the command is about the controller.
+const SCOPE_CONTROLLER: u16 = 1 << 1;
+
+const PAGES: [Lid; 8] = [
     Lid::SUPPORTED_LOG_PAGES,
     Lid::ERROR_INFORMATION,
     Lid::SMART,
@@ -32,6 +37,7 @@ const PAGES: [Lid; 7] = [
     Lid::CHANGED_NAMESPACES,
     Lid::COMMAND_EFFECTS,
     Lid::FEATURE_EFFECTS,
+    Lid::MI_EFFECTS,
 ];
 
 /// The errors of late, newest first.
@@ -124,6 +130,8 @@ impl Controller {
             }
             Lid::COMMAND_EFFECTS => effects().as_bytes().to_vec(),
             Lid::FEATURE_EFFECTS => features().as_bytes().to_vec(),
+            // No command of NVMe-MI is supported.
+            Lid::MI_EFFECTS => vec![0; 4096],
             _ => return Err(Status::INVALID_LOG_PAGE.with_dnr()),
         })
     }
@@ -195,8 +203,9 @@ fn features() -> FeatureEffectsLog {
 
 fn effects() -> CommandEffectsLog {
     let mut page = CommandEffectsLog::new_zeroed();
-    let supported = CommandEffects::new().with_csupp(true);
-    let writes = supported.with_lbcc(true);
+    let administers = CommandEffects::new().with_csupp(true).with_csp(SCOPE_CONTROLLER);
+    let reads = CommandEffects::new().with_csupp(true).with_csp(SCOPE_NAMESPACE);
+    let writes = reads.with_lbcc(true);
     for opcode in [
         AdminOpcode::DELETE_IO_SQ,
         AdminOpcode::CREATE_IO_SQ,
@@ -210,10 +219,10 @@ fn effects() -> CommandEffectsLog {
         AdminOpcode::ASYNC_EVENT_REQUEST,
         AdminOpcode::DOORBELL_BUFFER_CONFIG,
     ] {
-        page.set_admin(opcode.0, supported);
+        page.set_admin(opcode.0, administers);
     }
     for opcode in [NvmOpcode::FLUSH, NvmOpcode::READ, NvmOpcode::COMPARE, NvmOpcode::VERIFY] {
-        page.set_io(opcode.0, supported);
+        page.set_io(opcode.0, reads);
     }
     for opcode in [NvmOpcode::WRITE, NvmOpcode::WRITE_ZEROES, NvmOpcode::DATASET_MANAGEMENT] {
         page.set_io(opcode.0, writes);

@@ -262,7 +262,7 @@ fn supported_logs_commands_and_features() {
     let page = log(&mut host, LogRequest::new(Lid::SUPPORTED_LOG_PAGES, 255));
     let pages = SupportedLogPages::read_from_bytes(&page).expect("page");
     let supported = (0..=255).filter(|lid| pages.support(Lid(*lid)).lsupp());
-    assert_eq!(supported.collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5, 0x12]);
+    assert_eq!(supported.collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5, 0x12, 0x13]);
     let page = log(&mut host, LogRequest::new(Lid::COMMAND_EFFECTS, 1023));
     let effects = CommandEffectsLog::read_from_bytes(&page).expect("page");
     assert!(effects.admin(AdminOpcode::IDENTIFY.0).csupp());

@@ -11,7 +11,7 @@ use crate::host::{Host, config};
 use crate::random::Random;
 use crate::subsystem;
 
-const MAX_LEN: u64 = 64 << 10;
+const MAX_LEN: u64 = if cfg!(miri) { 16 << 10 } else { 64 << 10 };
 
 /// What a namespace must hold.
 struct Model {
@@ -103,7 +103,7 @@ fn contents_follow_the_model() {
         (0..if cfg!(miri) { 2 } else { 8 }).map(|_| Slot::new(&mut host, &mut random)).collect();
     let mut free: Vec<usize> = (0..slots.len()).collect();
     let mut pending = VecDeque::new();
-    let rounds = if cfg!(miri) { 60 } else { 6000 };
+    let rounds = if cfg!(miri) { 20 } else { 6000 };
     for _ in 0..rounds {
         // Commands of one queue take effect in order here, so that the model can run ahead.
         while let Some(slot) = free.pop_if(|_| random.below(4) != 0) {
