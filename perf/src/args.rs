@@ -96,7 +96,8 @@ pub struct Args {
     /// Queues of each thread on each drive
     #[arg(short = 'P', long, value_name = "N", default_value_t = 1, help_heading = "Load")]
     queues: usize,
-    /// Ring the doorbell after at most so many commands [default: all that are ready]
+    /// Ring the doorbell after at most so many commands [default: all that are ready; of drives
+    /// emulated by software an eighth of the depth, so that they begin on the first ones]
     #[arg(long, value_name = "N", help_heading = "Load")]
     batch: Option<u32>,
     /// Take at most so many completions in one poll [default: all that are there]
@@ -228,8 +229,8 @@ impl Args {
             rate: self.rate.map(|rate| rate as f64),
             cores: self.cores,
             queues: self.queues,
-            batch: self.batch.unwrap_or(default.batch),
-            poll_limit: self.poll_limit.unwrap_or(default.poll_limit),
+            batch: self.batch,
+            poll_limit: self.poll_limit,
             iopoll: self.iopoll,
         }
     }

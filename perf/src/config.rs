@@ -117,10 +117,10 @@ pub struct Config {
     pub cores: Cores,
     /// Queues of each thread on each device.
     pub queues: usize,
-    /// Commands staged before a doorbell is rung at the latest.
-    pub batch: u32,
-    /// Completions taken in one poll at most.
-    pub poll_limit: u32,
+    /// Commands staged before a doorbell is rung at the latest; up to the engine where absent.
+    pub batch: Option<u32>,
+    /// Completions taken in one poll at most; all where absent.
+    pub poll_limit: Option<u32>,
     /// io_uring: poll the device for completions.
     pub iopoll: bool,
 }
@@ -147,8 +147,8 @@ impl Default for Config {
             rate: None,
             cores: Cores::Count(1),
             queues: 1,
-            batch: u32::MAX,
-            poll_limit: u32::MAX,
+            batch: None,
+            poll_limit: None,
             iopoll: false,
         }
     }
@@ -164,8 +164,8 @@ impl Config {
             ("--block-size", self.block_size),
             ("--depth", self.depth.into()),
             ("--queues", self.queues as u64),
-            ("--batch", self.batch.into()),
-            ("--poll-limit", self.poll_limit.into()),
+            ("--batch", self.batch.unwrap_or(1).into()),
+            ("--poll-limit", self.poll_limit.unwrap_or(1).into()),
             ("--cores", self.cores.count() as u64),
         ];
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
@@ -259,8 +259,8 @@ impl Config {
         option(self.rate.is_some(), "rate", self.rate.unwrap_or(0.0).to_string());
         option(self.cores != default.cores, "cores", cores_text(&self.cores));
         option(self.queues != 1, "queues", self.queues.to_string());
-        option(self.batch != u32::MAX, "batch", self.batch.to_string());
-        option(self.poll_limit != u32::MAX, "poll-limit", self.poll_limit.to_string());
+        option(self.batch.is_some(), "batch", self.batch.unwrap_or(0).to_string());
+        option(self.poll_limit.is_some(), "poll-limit", self.poll_limit.unwrap_or(0).to_string());
         option(self.namespace.is_some(), "namespace", self.namespace.unwrap_or(1).to_string());
         option(self.engine != default.engine, "engine", self.engine.name().to_owned());
         if let Some(engine) = self.compare {

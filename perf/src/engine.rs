@@ -51,6 +51,11 @@ pub trait Engine: Send {
     /// Empty polls in a row after which, at the latest, the caller should let others have the processor.
     fn patience(&self) -> u32;
 
+    /// Commands that are best staged before a doorbell, at most.
+    fn batch(&self) -> u32 {
+        u32::MAX
+    }
+
     /// Counters for the report, by name.
     fn counters(&self) -> Vec<(&'static str, u64)> {
         Vec::new()

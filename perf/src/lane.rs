@@ -41,8 +41,8 @@ pub struct LaneConfig {
     pub source: Source,
     /// Verification or comparison.
     pub script: Script,
-    /// Commands under one doorbell.
-    pub batch: u32,
+    /// Commands under one doorbell; up to the engine where absent.
+    pub batch: Option<u32>,
     /// Completions of one poll.
     pub poll_limit: u32,
     /// Ticks between intended starts, in an open loop.
@@ -79,6 +79,7 @@ pub struct Lane<E> {
     engine: E,
     clock: Clock,
     config: LaneConfig,
+    batch: u32,
     slots: Box<[Slot]>,
     /// Tags without an I/O in flight.
     ready: Vec<u32>,
@@ -123,10 +124,12 @@ impl<E: Engine> Lane<E> {
     /// A lane with nothing in flight.
     pub fn new(engine: E, clock: Clock, config: LaneConfig) -> Self {
         let depth = engine.depth();
+        let batch = config.batch.unwrap_or_else(|| engine.batch());
         let idle = Slot { start: 0, unit: 0, operation: Operation::Read, compare: false };
         Self {
             engine,
             clock,
+            batch,
             slots: vec![idle; depth as usize].into_boxed_slice(),
             ready: (0..depth).rev().collect(),
             done: Vec::with_capacity(depth as usize),
@@ -266,7 +269,7 @@ impl<E: Engine> Lane<E> {
             }
             self.in_flight += 1;
             staged += 1;
-            if staged == self.config.batch {
+            if staged == self.batch {
                 self.engine.ring()?;
                 staged = 0;
             }

@@ -153,7 +153,7 @@ impl Plan {
             script,
             share: if self.fill { lane.range(self.units) } else { (0, 0) },
             batch: config.batch,
-            poll_limit: config.poll_limit,
+            poll_limit: config.poll_limit.unwrap_or(u32::MAX),
             interval: config.rate.map(|rate| {
                 let per_second = clock.ticks(std::time::Duration::from_secs(1)) as f64;
                 per_second * stream.of as f64 / rate
