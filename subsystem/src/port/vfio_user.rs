@@ -46,6 +46,8 @@ pub use listener::BindError;
 const INTRODUCTION: Duration = Duration::from_secs(5);
 /// Time for a client that is turned away to say what it wants, so that it can be told why not.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// Time after which a client is taken again where that failed.
+const RETRY: Duration = Duration::from_millis(100);
 /// Messages of one client taken in one look.
 const MESSAGES: usize = 16;
 
@@ -55,6 +57,8 @@ pub struct Server {
     function: Function,
     client: Option<Client>,
     turned_away: Option<Client>,
+    /// No client is taken before this time.
+    accept_from: Duration,
     clock: Instant,
 }
 
@@ -106,6 +110,7 @@ impl Server {
             function: Function::new(controller),
             client: None,
             turned_away: None,
+            accept_from: Duration::ZERO,
             clock: Instant::now(),
         })
     }
@@ -138,7 +143,7 @@ impl Server {
             if stop.is_asked() {
                 return Ok(());
             }
-            let ready = self.wait(stop, timeout)?;
+            let ready = self.wait(stop, timeout, now)?;
             now = self.clock.elapsed();
             if self.attend(ready, now) {
                 pace.wake();
@@ -167,13 +172,18 @@ impl Server {
         let introduction = self.client.iter().filter(|client| !client.introduced);
         let introduction = introduction.map(|client| left(client, INTRODUCTION)).min();
         let farewell = self.turned_away.iter().map(|client| left(client, FAREWELL)).min();
-        introduction.into_iter().chain(farewell).min()
+        let accepting = self.accept_from.checked_sub(now);
+        introduction.into_iter().chain(farewell).chain(accepting).min()
     }
 
     /// Waits for the sockets: whether the client's, the one turned away's and the listener's are ready.
-    fn wait(&self, stop: &Stop, timeout: Option<Duration>) -> io::Result<[bool; 3]> {
+    fn wait(&self, stop: &Stop, timeout: Option<Duration>, now: Duration) -> io::Result<[bool; 3]> {
         let listener = self.listener.socket();
-        let accepting = if self.turned_away.is_none() { PollFlags::IN } else { PollFlags::empty() };
+        let accepting = if self.turned_away.is_none() && now >= self.accept_from {
+            PollFlags::IN
+        } else {
+            PollFlags::empty()
+        };
         let mut entries = [
             entry(&self.client, listener),
             entry(&self.turned_away, listener),
@@ -209,23 +219,33 @@ impl Server {
         if self.turned_away.as_ref().is_some_and(|client| now > client.since + FAREWELL) {
             self.turned_away = None;
         }
-        if listener && let Some(socket) = self.listener.accept() {
-            // The previous client may have ended since it was looked at; if so, its end can be read by now.
-            if self.client.is_some() {
-                self.serve();
+        if listener {
+            match self.listener.accept() {
+                Ok(Some(socket)) => {
+                    self.welcome(Client::new(socket, now));
+                    heard = true;
+                }
+                Ok(None) => {}
+                // It would fail again at once.
+                Err(_) => self.accept_from = now + RETRY,
             }
-            let newcomer =
-                Client { connection: Connection::new(socket), since: now, introduced: false };
-            if self.client.is_none() {
-                self.client = Some(newcomer);
-                self.serve();
-            } else {
-                self.turned_away = Some(newcomer);
-                self.turn_away();
-            }
-            heard = true;
         }
         heard
+    }
+
+    /// Takes a new client, or turns it away where there is one already.
+    fn welcome(&mut self, newcomer: Client) {
+        // The previous client may have ended since it was looked at; if so, its end can be read by now.
+        if self.client.is_some() {
+            self.serve();
+        }
+        if self.client.is_none() {
+            self.client = Some(newcomer);
+            self.serve();
+        } else {
+            self.turned_away = Some(newcomer);
+            self.turn_away();
+        }
     }
 
     /// Answers what the client has sent.
@@ -291,6 +311,10 @@ fn entry<'a>(client: &'a Option<Client>, stand_in: BorrowedFd<'a>) -> PollFd<'a>
 }
 
 impl Client {
+    fn new(socket: OwnedFd, since: Duration) -> Self {
+        Self { connection: Connection::new(socket), since, introduced: false }
+    }
+
     /// Connected, and has not said hello in time.
     fn is_silent(&self, now: Duration, limit: Duration) -> bool {
         !self.introduced && now > self.since + limit

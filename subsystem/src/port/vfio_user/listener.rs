@@ -90,10 +90,20 @@ impl Listener {
         self.socket.as_fd()
     }
 
-    /// A client that waits to be served, if there is one.
-    pub(super) fn accept(&self) -> Option<OwnedFd> {
-        // Whatever fails here (no client, one that has left again, no descriptor) may work another time.
-        self.socket.accept().ok().map(|(stream, _)| stream.into())
+    /// A client that waits to be served, if there still is one.
+    ///
+    /// # Errors
+    /// Where the process cannot take one now, for want of file descriptors say; the client goes on waiting.
+    pub(super) fn accept(&self) -> io::Result<Option<OwnedFd>> {
+        match self.socket.accept() {
+            Ok((stream, _)) => Ok(Some(stream.into())),
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock
+                | io::ErrorKind::Interrupted
+                | io::ErrorKind::ConnectionAborted => Ok(None),
+                _ => Err(error),
+            },
+        }
     }
 }
 
