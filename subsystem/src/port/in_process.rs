@@ -23,8 +23,14 @@ const CLOCK_EVERY: u32 = 64;
 const SPINS: u32 = 100;
 /// Idle rounds after that that give the processor to whoever wants it.
 const YIELDS: u32 = 1_000;
-/// The first sleep, and the longest.
-const SLEEP: (Duration, Duration) = (Duration::from_micros(10), Duration::from_millis(1));
+/// The first sleep; each is twice as long as the one before, up to [`SHORT`].
+const FIRST: Duration = Duration::from_micros(10);
+/// From here on sleeps grow slowly: a pause of some milliseconds costs its host a millisecond at most.
+const SHORT: Duration = Duration::from_millis(1);
+/// What they grow by.
+const CREEP: Duration = Duration::from_micros(20);
+/// The longest sleep, after about 400 ms: waking costs up to 35 us in a virtual machine.
+const LONGEST: Duration = Duration::from_millis(4);
 
 /// A controller in this process.
 pub struct InProcess {
@@ -235,7 +241,8 @@ impl Idle {
             thread::yield_now();
             return;
         }
-        self.sleep = (self.sleep * 2).clamp(SLEEP.0, SLEEP.1);
+        let step = if self.sleep < SHORT { self.sleep.max(FIRST) } else { CREEP };
+        self.sleep = (self.sleep + step).min(LONGEST);
         thread::park_timeout(self.sleep);
     }
 }

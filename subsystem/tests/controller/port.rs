@@ -72,7 +72,7 @@ fn an_idle_thread_hardly_runs() {
     identify(&port, || {});
     // Enabled and polled, with nothing to do.
     port.write(offset::CC, 4, Cc::new().with_en(true).into_bits().into());
-    // Other tests have such threads too, for moments: one quiet second out of a few is enough.
+    // Sleeps have to grow first. Other tests have such threads too, for moments: one quiet second out of a few is enough.
     let shares = (0..5).map(|_| {
         let (start, before) = (Instant::now(), run_time());
         std::thread::sleep(Duration::from_secs(1));
