@@ -218,7 +218,7 @@ impl Namespace {
             boundary: 0,
             max_blocks: self.max_blocks,
         };
-        Io::over(command, None, extent)
+        Io::over(command, extent)
     }
 }
 

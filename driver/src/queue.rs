@@ -112,24 +112,30 @@ impl<T: Transport> Queue<T> {
     /// [`Rejected`] gives command and buffer back: the queue is full, or the command cannot be sent at all.
     #[inline(always)]
     pub fn stage(&mut self, io: Io) -> Result<(), Rejected> {
-        self.enter(io).map(|_| ())
+        self.enter(io, |_| ())
     }
 
     #[inline(always)]
-    fn enter(&mut self, io: Io) -> Result<Ticket, Rejected> {
+    fn enter<R>(&mut self, io: Io, known_by: impl Fn(Ticket) -> R) -> Result<R, Rejected> {
         // Taken apart before the first branch, and put together again only on the slow ones: what has its address
         // taken on any path lives in memory on all of them.
         let Io { command, buffer, tag, kind, extent } = io;
         'slow: {
             let Some(memory) = &buffer else { break 'slow };
             let data = Data::of(memory);
-            let whole = match kind {
-                Kind::Blocks => extent.fits_one(command.slba()) && !extent.is_partial(data.len),
-                Kind::Whole => true,
-                Kind::Raw | Kind::Internal | Kind::Invalid(_) => false,
-            };
-            if !whole || data.len > self.max_transfer {
+            // No data at all wraps, and is too long.
+            if data.len.wrapping_sub(1) >= self.max_transfer {
                 break 'slow;
+            }
+            match kind {
+                Kind::Blocks => {
+                    // At most 32 MiB: no more blocks than a command can say.
+                    if extent.is_partial(data.len) || extent.crosses(command.slba()) {
+                        break 'slow;
+                    }
+                }
+                Kind::Whole => {}
+                Kind::Raw | Kind::Internal | Kind::Invalid(_) => break 'slow,
             }
             let Some(vacancy) = self.slots.vacancy() else { break 'slow };
             let cid = vacancy.cid();
@@ -137,9 +143,9 @@ impl<T: Transport> Queue<T> {
                 break 'slow;
             }
             vacancy.fill(cid, buffer, tag, Holder::Caller);
-            return Ok(Ticket::Command(cid));
+            return Ok(known_by(Ticket::Command(cid)));
         }
-        self.enter_slowly(Io { command, buffer, tag, kind, extent })
+        self.enter_slowly(Io { command, buffer, tag, kind, extent }).map(known_by)
     }
 
     #[cold]
@@ -453,7 +459,7 @@ impl<T: Transport> Queue<T> {
         let mut io = io;
         let mut round = 0;
         let ticket = loop {
-            match self.enter(io) {
+            match self.enter(io, |ticket| ticket) {
                 Ok(ticket) => break ticket,
                 Err(rejected) if rejected.reason != Reason::Full || deadline.passed(&*clock) => {
                     return Err(rejected.into());

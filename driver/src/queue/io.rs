@@ -32,15 +32,19 @@ impl Extent {
         len & ((1 << self.block_shift) - 1) != 0
     }
 
-    /// Whether one command can cover the blocks from `lba`: at least one, not too many, and across no boundary. Whether
-    /// the namespace has them is for the controller to say.
+    /// Whether the blocks from `lba` lie across a boundary.
     #[inline(always)]
-    pub(crate) fn fits_one(&self, lba: u64) -> bool {
-        let crosses = self.boundary != 0 && {
+    pub(crate) fn crosses(&self, lba: u64) -> bool {
+        self.boundary != 0 && {
             let boundary = u64::from(self.boundary);
             (lba & (boundary - 1)).wrapping_add(self.blocks) > boundary
-        };
-        self.blocks.wrapping_sub(1) < u64::from(self.max_blocks) && !crosses
+        }
+    }
+
+    /// Whether one command can cover the blocks from `lba`: at least one, not too many, and across no boundary. Whether
+    /// the namespace has them is for the controller to say.
+    pub(crate) fn fits_one(&self, lba: u64) -> bool {
+        self.blocks.wrapping_sub(1) < u64::from(self.max_blocks) && !self.crosses(lba)
     }
 }
 
@@ -145,14 +149,16 @@ impl Io {
     #[inline(always)]
     pub(crate) fn data(command: Sqe, buffer: Buffer, mut extent: Extent) -> Self {
         extent.blocks = (buffer.len() >> extent.block_shift) as u64;
-        Self::over(command, Some(buffer), extent)
+        // Of whole blocks the same as their number less one, and what is not whole is never sent.
+        let blocks_z = buffer.len().wrapping_sub(1) >> extent.block_shift;
+        let command = command.with_nlb_z(blocks_z as u16);
+        Self { command, buffer: Some(buffer), tag: 0, kind: Kind::Blocks, extent }
     }
 
-    /// A command over the blocks of `extent`. Whether they can be is found out when it is staged.
-    #[inline(always)]
-    pub(crate) fn over(command: Sqe, buffer: Option<Buffer>, extent: Extent) -> Self {
+    /// A command over the blocks of `extent`, without data.
+    pub(crate) fn over(command: Sqe, extent: Extent) -> Self {
         let command = command.with_nlb_z(extent.blocks.wrapping_sub(1) as u16);
-        Self { command, buffer, tag: 0, kind: Kind::Blocks, extent }
+        Self { command, buffer: None, tag: 0, kind: Kind::Blocks, extent }
     }
 
     /// What is wrong with a command over blocks, if anything is.

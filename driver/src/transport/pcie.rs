@@ -9,7 +9,7 @@ use doorbell_spec::command::Sqe;
 use doorbell_spec::completion::Cqe;
 
 use self::prp::Shape;
-use self::ring::{Completions, Doorbell, Lists, Submission};
+use self::ring::{Arrival, Completions, Doorbell, Lists, Submission};
 use super::{CloseError, Completion, Data, Full, Handling, Limits, Transport, Usage, Violation};
 use crate::controller::QueueOwner;
 use crate::device::Doorbells;
@@ -104,7 +104,7 @@ impl Pcie {
         };
         Ok(Self {
             submission: Submission::new(sq, layout.sq_size, sq_doorbell),
-            completions: Completions::new(cq, layout.cq_size, layout.lazy(), cq_doorbell),
+            completions: Completions::new(cq, layout.cq_size, qid, layout.lazy(), cq_doorbell),
             page: 1 << layout.page_shift,
             qid,
             depth: layout.depth,
@@ -229,11 +229,14 @@ impl Transport for Pcie {
 
     #[inline(always)]
     fn next(&mut self) -> Result<Option<Completion>, Violation> {
-        let Some(words) = self.completions.next() else { return self.end_round() };
+        let words = match self.completions.next() {
+            Arrival::Entry(words) => words,
+            Arrival::Nothing => return self.end_round(),
+            Arrival::Foreign(sqid) => {
+                return Err(Violation::WrongQueue { sqid, queue: self.qid });
+            }
+        };
         let cqe = Cqe::from_words(words);
-        if cqe.sqid != self.qid {
-            return Err(Violation::WrongQueue { sqid: cqe.sqid, queue: self.qid });
-        }
         self.submission.report(cqe.sqhd);
         Ok(Some(Completion { cid: cqe.cid, status: cqe.status(), result: words[0] }))
     }

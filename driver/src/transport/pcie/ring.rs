@@ -67,79 +67,138 @@ impl Doorbell {
     }
 }
 
-/// Host side of a submission queue: entries, tail, and the head as the device last told it.
-pub(super) struct Submission {
-    entries: NonNull<AtomicU64>,
-    /// Entries in the ring.
+/// A ring of entries of `WORDS` words each, and a place in it. Kept as pointers: the next entry costs no arithmetic.
+struct Place<const WORDS: usize> {
+    first: NonNull<AtomicU64>,
+    next: NonNull<AtomicU64>,
+    end: NonNull<AtomicU64>,
     size: u32,
-    tail: u32,
+    memory: Buffer,
+}
+
+impl<const WORDS: usize> Place<WORDS> {
+    /// The beginning of a ring of `size` entries, all zero, at the start of `memory`, which is long enough.
+    fn new(mut memory: Buffer, size: u32) -> Self {
+        let words = size as usize * WORDS;
+        assert!(memory.len() >= words * 8, "ring memory is too short");
+        assert!(memory.as_mut_ptr().cast::<AtomicU64>().is_aligned(), "ring memory is misaligned");
+        memory.fill(0);
+        let first = memory.base().cast();
+        // SAFETY: one past the last of the words that were just checked to lie in `memory`.
+        let end = unsafe { first.add(words) };
+        Self { first, next: first, end, size, memory }
+    }
+
+    /// Word `index`, below `WORDS`, of the entry at this place.
+    #[inline(always)]
+    fn word(&self, index: usize) -> &AtomicU64 {
+        debug_assert!(index < WORDS);
+        // SAFETY: `next` is always the beginning of an entry before `end`, in memory that this value owns; it moves in
+        // `advance` only.
+        unsafe { self.next.add(index).as_ref() }
+    }
+
+    /// Moves to the next entry; true at the wrap.
+    #[inline(always)]
+    fn advance(&mut self) -> bool {
+        // SAFETY: from the beginning of an entry before `end` to the next one, or to `end`.
+        self.next = unsafe { self.next.add(WORDS) };
+        let wrapped = self.next == self.end;
+        if wrapped {
+            self.next = self.first;
+        }
+        wrapped
+    }
+
+    /// Entries from the beginning of the ring.
+    #[inline(always)]
+    fn index(&self) -> u32 {
+        let bytes = self.next.as_ptr() as usize - self.first.as_ptr() as usize;
+        (bytes / (WORDS * 8)) as u32
+    }
+
+    /// Entries from `from` forward to `to`, both below the size.
+    #[inline(always)]
+    fn distance(&self, from: u32, to: u32) -> u32 {
+        let straight = to.wrapping_sub(from);
+        if to >= from { straight } else { straight.wrapping_add(self.size) }
+    }
+}
+
+/// Host side of a submission queue: the tail, and the head as the device last told it.
+pub(super) struct Submission {
+    tail: Place<SQE_WORDS>,
+    /// Entries that can be written before the head has to be looked at again.
+    room: u32,
     /// The head that room is reckoned from.
     head: u32,
     /// The head in the newest completion; checked when room is needed, before anything rests on it.
     reported: u32,
+    /// A report that could not be true, with the head and tail that it does not fit.
     lie: Option<(u16, u16, u16)>,
     /// The tail that the device knows.
     rung: u32,
     doorbell: Doorbell,
-    memory: Buffer,
 }
 
-// SAFETY: `entries` points into `memory`, which this value owns.
+// SAFETY: the pointers lead into memory that the value owns.
 unsafe impl Send for Submission {}
 
 impl Submission {
     /// A ring of `size` entries at the start of `memory`, which is long enough.
-    pub(super) fn new(mut memory: Buffer, size: u32, doorbell: Doorbell) -> Self {
-        assert!(memory.len() >= size as usize * size_of::<Sqe>(), "ring memory is too short");
-        assert!(memory.as_mut_ptr().cast::<AtomicU64>().is_aligned(), "ring memory is misaligned");
-        memory.fill(0);
-        let entries = NonNull::new(memory.as_mut_ptr()).expect("a buffer has an address").cast();
-        Self { entries, size, tail: 0, head: 0, reported: 0, lie: None, rung: 0, doorbell, memory }
+    pub(super) fn new(memory: Buffer, size: u32, doorbell: Doorbell) -> Self {
+        let tail = Place::new(memory, size);
+        Self { tail, room: size - 1, head: 0, reported: 0, lie: None, rung: 0, doorbell }
     }
 
     pub(super) fn iova(&self) -> u64 {
-        self.memory.iova()
+        self.tail.memory.iova()
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.memory.len()
+        self.tail.memory.len()
     }
 
     /// Writes `command` at the tail; false, with nothing written, if the ring is full.
     #[inline(always)]
     pub(super) fn push(&mut self, command: Sqe) -> bool {
-        let mut next = self.tail + 1;
-        if next == self.size {
-            next = 0;
-        }
-        if next == self.head && !self.has_room(next) {
+        if self.room == 0 && !self.make_room() {
             return false;
         }
-        let words = command.to_words();
-        let first = self.tail as usize * SQE_WORDS;
         // In place, by eight stores: an entry built elsewhere and copied would stall on store forwarding.
-        for (index, word) in words.into_iter().enumerate() {
-            // SAFETY: `tail < size` always, and `new` checked that `size` entries fit in `memory`.
-            unsafe { self.entries.add(first + index).as_ref() }.store(word, Ordering::Relaxed);
+        for (index, word) in command.to_words().into_iter().enumerate() {
+            self.tail.word(index).store(word, Ordering::Relaxed);
         }
-        self.tail = next;
+        self.tail.advance();
+        self.room -= 1;
         true
     }
 
-    /// Full by the head taken for true; there may be a newer report.
+    /// Takes the last report of the device for true, unless it lies outside what was submitted (CQ-10), and reckons
+    /// room from it.
     #[cold]
-    fn has_room(&mut self, next: u32) -> bool {
-        self.accept_report() && next != self.head
+    fn make_room(&mut self) -> bool {
+        let (head, tail) = (self.reported, self.tail.index());
+        let told = self.tail.distance(self.head, self.rung);
+        if head >= self.tail.size || self.tail.distance(self.head, head) > told {
+            self.lie = Some((head as u16, self.head as u16, tail as u16));
+            return false;
+        }
+        self.head = head;
+        // A ring of n entries holds n - 1 (CQ-1).
+        self.room = self.tail.size - 1 - self.tail.distance(head, tail);
+        self.room > 0
     }
 
     /// Tells the device the tail, if it does not know it. True if the doorbell was written.
     #[inline(always)]
     pub(super) fn ring(&mut self) -> bool {
-        if self.tail == self.rung {
+        let tail = self.tail.index();
+        if tail == self.rung {
             return false;
         }
-        self.doorbell.write(self.tail);
-        self.rung = self.tail;
+        self.doorbell.write(tail);
+        self.rung = tail;
         true
     }
 
@@ -149,90 +208,71 @@ impl Submission {
         self.reported = u32::from(head);
     }
 
-    /// Takes the last report for true, unless it lies outside what was submitted (CQ-10).
-    fn accept_report(&mut self) -> bool {
-        let head = self.reported;
-        // Distances from the old head, modulo the ring.
-        if head >= self.size || self.distance(head) > self.distance(self.rung) {
-            self.lie = Some((head as u16, self.head as u16, self.tail as u16));
-            return false;
-        }
-        self.head = head;
-        true
-    }
-
     /// A report that could not be true, with the head and tail that it does not fit.
     #[inline(always)]
     pub(super) fn lie(&self) -> Option<(u16, u16, u16)> {
         self.lie
     }
+}
 
-    #[inline(always)]
-    fn distance(&self, to: u32) -> u32 {
-        let straight = to.wrapping_sub(self.head);
-        if to >= self.head { straight } else { straight.wrapping_add(self.size) }
-    }
+/// What stands at the head of a completion queue.
+pub(super) enum Arrival {
+    Nothing,
+    /// A new entry, copied.
+    Entry([u64; 2]),
+    /// A new entry of another submission queue.
+    Foreign(u16),
 }
 
 /// Host side of a completion queue.
 pub(super) struct Completions {
-    entries: NonNull<AtomicU64>,
-    size: u32,
-    head: u32,
-    /// The phase of an entry that is new, at its place in the upper word of the entry.
-    phase: u64,
+    head: Place<CQE_WORDS>,
+    /// What the bits under [`Self::FIXED`] of a new entry are: the phase of this pass, and the submission queue.
+    expected: u64,
+    /// The head at the end of the last round.
+    before: NonNull<AtomicU64>,
     /// The head that the device knows.
     announced: u32,
-    /// The head at the end of the last round.
-    before: u32,
     /// Entries that may be consumed before the device has to know.
     lazy: u32,
     doorbell: Doorbell,
-    memory: Buffer,
 }
 
-// SAFETY: `entries` points into `memory`, which this value owns.
+// SAFETY: the pointers lead into memory that the value owns.
 unsafe impl Send for Completions {}
 
 impl Completions {
-    /// Phase tag: bit 16 of dword 3, in the upper half of the entry.
+    /// Phase tag: bit 16 of dword 3, in the upper word of the entry.
     const PHASE: u64 = 1 << 48;
+    /// Phase tag and submission queue identifier, bits 31:16 of dword 2.
+    const FIXED: u64 = Self::PHASE | 0xffff_0000;
 
-    /// A ring of `size` entries at the start of `memory`, at most `lazy` of which may be consumed unannounced.
-    pub(super) fn new(mut memory: Buffer, size: u32, lazy: u32, doorbell: Doorbell) -> Self {
-        assert!(memory.len() >= size as usize * CQE_WORDS * 8, "ring memory is too short");
-        assert!(memory.as_mut_ptr().cast::<AtomicU64>().is_aligned(), "ring memory is misaligned");
-        memory.fill(0);
-        let entries = NonNull::new(memory.as_mut_ptr()).expect("a buffer has an address").cast();
-        Self {
-            entries,
-            size,
-            head: 0,
-            phase: Self::PHASE,
-            announced: 0,
-            before: 0,
-            lazy,
-            doorbell,
-            memory,
-        }
+    /// A ring of `size` entries at the start of `memory` for submission queue `sqid`, at most `lazy` of which may be
+    /// consumed unannounced.
+    pub(super) fn new(memory: Buffer, size: u32, sqid: u16, lazy: u32, doorbell: Doorbell) -> Self {
+        let head = Place::new(memory, size);
+        let expected = Self::PHASE | u64::from(sqid) << 16;
+        Self { before: head.next, head, expected, announced: 0, lazy, doorbell }
     }
 
     pub(super) fn iova(&self) -> u64 {
-        self.memory.iova()
+        self.head.memory.iova()
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.memory.len()
+        self.head.memory.len()
     }
 
-    /// The next new entry as two words, copied: the half with the phase first, by an acquiring load (CQ-4).
+    /// The next entry, if it is new; the word with the phase is read first, by an acquiring load (CQ-4).
     #[inline(always)]
-    pub(super) fn next(&mut self) -> Option<[u64; 2]> {
-        let at = self.head as usize * CQE_WORDS;
-        // SAFETY: `head < size` always, and `new` checked that `size` entries fit in `memory`.
-        let upper = unsafe { self.entries.add(at + 1).as_ref() }.load(Ordering::Acquire);
-        if upper & Self::PHASE != self.phase {
-            return None;
+    pub(super) fn next(&mut self) -> Arrival {
+        let upper = self.head.word(1).load(Ordering::Acquire);
+        let differs = (upper ^ self.expected) & Self::FIXED;
+        if differs != 0 {
+            return match differs & Self::PHASE {
+                0 => Arrival::Foreign((upper >> 16) as u16),
+                _ => Arrival::Nothing,
+            };
         }
         // The device may be another processor: on ARM an acquiring load orders only within the inner domain.
         #[cfg(target_arch = "aarch64")]
@@ -240,35 +280,30 @@ impl Completions {
         unsafe {
             std::arch::asm!("dmb oshld", options(nostack, preserves_flags));
         }
-        // SAFETY: as above.
-        let lower = unsafe { self.entries.add(at).as_ref() }.load(Ordering::Relaxed);
-        self.head += 1;
-        if self.head == self.size {
-            self.head = 0;
-            self.phase ^= Self::PHASE;
+        let lower = self.head.word(0).load(Ordering::Relaxed);
+        if self.head.advance() {
+            self.expected ^= Self::PHASE;
         }
-        Some([lower, upper])
+        Arrival::Entry([lower, upper])
     }
 
     /// Whether entries have been consumed since the last call.
     #[inline(always)]
     pub(super) fn end_round(&mut self) -> bool {
-        let consumed = self.head != self.before;
-        self.before = self.head;
+        let consumed = self.head.next != self.before;
+        self.before = self.head.next;
         consumed
     }
 
     /// Tells the device what was consumed, once that is more than it can do without. True if the doorbell was written.
     #[inline(always)]
     pub(super) fn announce(&mut self) -> bool {
-        let straight = self.head.wrapping_sub(self.announced);
-        let consumed =
-            if self.head >= self.announced { straight } else { straight.wrapping_add(self.size) };
-        if consumed <= self.lazy {
+        let head = self.head.index();
+        if self.head.distance(self.announced, head) <= self.lazy {
             return false;
         }
-        self.doorbell.write(self.head);
-        self.announced = self.head;
+        self.doorbell.write(head);
+        self.announced = head;
         true
     }
 }
