@@ -566,6 +566,7 @@ pub(crate) fn any_memory() -> Arc<DmaMemory> {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "leaks on purpose")]
 fn memory_of_a_device_that_does_not_stop_is_neither_reused_nor_unmapped() {
     let device = mock(|_| ());
     let memory = memory(&device);

@@ -132,7 +132,7 @@ fn a_full_queue_gives_command_and_buffer_back() {
 #[test]
 fn operations_are_divided_at_every_limit_and_complete_once() {
     let mut random = Random::from_env();
-    let rounds = if cfg!(miri) { 20 } else { 2_000 };
+    let rounds = if cfg!(miri) { 3 } else { 2_000 };
     for _ in 0..rounds {
         let depth = 1 + random.below(9) as u16;
         let max_transfer = 4096 << random.below(3);
@@ -333,7 +333,7 @@ fn futures_resolve_to_their_own_completion_and_give_the_buffer_back() {
 #[test]
 fn futures_dropped_at_any_moment_neither_lose_nor_free_what_is_in_flight() {
     let mut random = Random::from_env();
-    let rounds = if cfg!(miri) { 30 } else { 3_000 };
+    let rounds = if cfg!(miri) { 12 } else { 3_000 };
     let bench = bench(3, 4096);
     let device = bench.device.clone();
     let memory = bench.memory.clone();
