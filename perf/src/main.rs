@@ -19,6 +19,15 @@ fn main() -> ExitCode {
 }
 
 fn fail(error: &anyhow::Error, status: u8) -> ExitCode {
-    eprintln!("doorbell-perf: {error:#}");
+    eprintln!("doorbell-perf: {}", in_one_line(error));
     ExitCode::from(status)
+}
+
+/// The error and its causes. The driver's errors say their cause themselves; it is not repeated.
+fn in_one_line(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |line, cause| match cause.to_string() {
+        cause if line.contains(&cause) => line,
+        cause if line.is_empty() => cause,
+        cause => format!("{line}: {cause}"),
+    })
 }
