@@ -216,6 +216,20 @@ impl Controller {
         &self.inner.identity
     }
 
+    /// NVMe Qualified Name of the subsystem; one made up of its identity if it reports none that is valid (INIT-14).
+    #[must_use]
+    pub fn nqn(&self) -> String {
+        let identity = self.identify();
+        identity.nqn().map_or_else(
+            || {
+                let (vid, ssvid) = (identity.vid.get(), identity.ssvid.get());
+                let (serial, model) = (identity.serial(), identity.model());
+                format!("nqn.2014.08.org.nvmexpress:{vid:04x}{ssvid:04x}{serial}{model}")
+            },
+            |nqn| nqn.to_string(),
+        )
+    }
+
     /// Version of the specification that the controller implements.
     #[must_use]
     pub fn version(&self) -> register::Vs {

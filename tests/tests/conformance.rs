@@ -392,6 +392,7 @@ fn admin_commands_typed_and_raw_agree(door: Door) {
         let raw = done.buffer.unwrap();
         assert!(raw[..size_of::<IdentifyController>()] == *controller.identify().as_bytes());
         assert_eq!(controller.namespace_ids().unwrap(), [1]);
+        assert!(controller.nqn().starts_with("nqn."), "{}", controller.nqn());
         let smart = controller.log_page::<SmartLog>().unwrap();
         let buffer = controller.buffer(512).unwrap();
         let command = admin::get_log_page(LogRequest::new(Lid::SMART, 127));
