@@ -20,7 +20,7 @@ fn main() -> Result<()> {
     let namespace = controller.namespaces()?.into_iter().next().context("no usable namespace")?;
     let cores =
         thread::available_parallelism()?.get().min(controller.limits().max_io_queues.into());
-    println!("{}: {cores} threads, a queue of depth {DEPTH} each", controller.address());
+    println!("{} - {cores} threads, a queue of depth {DEPTH} each", controller.address());
     let reads: Vec<Result<u64>> = thread::scope(|scope| {
         let threads: Vec<_> = (0..cores)
             .map(|core| {

@@ -15,7 +15,7 @@ fn main() -> anyhow::Result<()> {
     let controller = doorbell::attach(&address)?;
     let namespace = controller.namespaces()?.into_iter().next().context("no usable namespace")?;
     let lba = namespace.blocks() - 1;
-    println!("{}: {}", controller.address(), controller.identify().model());
+    println!("{} - {}", controller.address(), controller.identify().model());
 
     // A queue belongs to one thread; buffers are memory that the drive can reach.
     let mut queue = controller.queue(QueueConfig::default())?;
