@@ -5,7 +5,6 @@ mod bringup;
 mod config;
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -67,7 +66,8 @@ struct Inner {
     device: Arc<dyn Device>,
     clock: Arc<dyn Clock>,
     /// The controller has been disabled or has gone; nothing is sent to it any more.
-    ended: AtomicBool,
+    /// Held while that is done: whoever finds it true may rely on it.
+    ended: Mutex<bool>,
 }
 
 /// A panic elsewhere leaves these locks' data whole: every update is a single call.
@@ -147,7 +147,7 @@ impl Controller {
                 memory,
                 device,
                 clock,
-                ended: AtomicBool::new(false),
+                ended: Mutex::new(false),
             }),
         })
     }
@@ -191,11 +191,15 @@ impl Controller {
         // INIT-13: the completion queue first; deleted again if the submission queue fails.
         let create =
             commands::create_io_cq(qid, size_z(layout.cq_size), None).with_prp(rings.cq_iova(), 0);
-        inner.internal(create).map_err(refused("create the completion queue"))?;
+        if let Err(error) = inner.internal(create) {
+            inner.end_unless_answered(&error);
+            return Err(refused("create the completion queue")(error));
+        }
         let create = commands::create_io_sq(qid, size_z(layout.sq_size), qid, 0)
             .with_prp(rings.sq_iova(), 0);
         if let Err(error) = inner.internal(create) {
-            if inner.internal(commands::delete_io_cq(qid)).is_err() {
+            inner.end_unless_answered(&error);
+            if !*lock(&inner.ended) && inner.internal(commands::delete_io_cq(qid)).is_err() {
                 inner.end("could not delete a completion queue");
             }
             return Err(refused("create the submission queue")(error));
@@ -339,9 +343,18 @@ impl Inner {
         lock(&self.admin).run(Io::internal(command)).map(|done| done.result)
     }
 
+    /// A queue whose creation the controller has not answered may come to life later, over memory that is given back
+    /// now: then the controller ends first.
+    fn end_unless_answered(&self, error: &CommandError) {
+        if matches!(error, CommandError::TimedOut { .. } | CommandError::QueueFailed(_)) {
+            self.end("did not answer the creation of a queue");
+        }
+    }
+
     /// Disables the controller because something that memory safety rests on went wrong.
     fn end(&self, _why: &str) -> bool {
-        if self.ended.swap(true, Ordering::SeqCst) {
+        let mut ended = lock(&self.ended);
+        if std::mem::replace(&mut *ended, true) {
             return true;
         }
         let disabled =
@@ -353,7 +366,8 @@ impl Inner {
     }
 
     fn shut_down(&self) -> Result<(), ShutdownError> {
-        if self.ended.swap(true, Ordering::SeqCst) {
+        let mut ended = lock(&self.ended);
+        if std::mem::replace(&mut *ended, true) {
             return Ok(());
         }
         let registers = self.registers();
@@ -370,7 +384,7 @@ impl Inner {
 
 impl QueueOwner for Inner {
     fn delete(&self, qid: u16) -> Result<(), CloseError> {
-        if self.ended.load(Ordering::SeqCst) {
+        if *lock(&self.ended) {
             return Ok(());
         }
         // A device that is gone answers no command; asking its registers first spares the wait for that.
