@@ -238,8 +238,9 @@ impl<T: Transport> Queue<T> {
     fn guard_second_page(&self, io: &mut Io) -> Option<Reason> {
         let opcode = io.command.cdw0.opc();
         let (to_controller, from_controller) = (opcode & 1 != 0, opcode & 2 != 0);
+        let page = self.transport.limits().page;
         let buffer = io.buffer.as_mut()?;
-        let prp::Shape::Two(second) = prp::shape(buffer.iova(), buffer.len(), 4096) else {
+        let prp::Shape::Two(second) = prp::shape(buffer.iova(), buffer.len(), page) else {
             return None;
         };
         if !from_controller {

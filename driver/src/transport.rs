@@ -18,6 +18,8 @@ pub struct Limits {
     pub depth: u16,
     /// Bytes of data one command can carry at most.
     pub max_transfer: usize,
+    /// Page in which the data are described, in bytes; a power of two.
+    pub page: u64,
 }
 
 /// How far a command is trusted to move its data and no more.

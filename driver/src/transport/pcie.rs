@@ -191,7 +191,7 @@ impl Pcie {
 
 impl Transport for Pcie {
     fn limits(&self) -> Limits {
-        Limits { depth: self.depth, max_transfer: self.max_transfer }
+        Limits { depth: self.depth, max_transfer: self.max_transfer, page: self.page }
     }
 
     #[inline(always)]
