@@ -10,12 +10,29 @@ fail() { echo "FAIL $scenario/$1 $2" >&3; }
 skip() { echo "SKIP $scenario/$1 $2" >&3; }
 note() { echo "# $*" >&3; }
 
+# limited COMMAND...: for at most CHECK_SECONDS, or 60; a function of these scripts, too, in a shell of its own.
+limited() {
+    case $(type "$1") in
+        *function*) ;;
+        *) timeout "${CHECK_SECONDS:-60}" "$@"; return ;;
+    esac
+    ("$@") &
+    limited_pid=$!
+    (sleep "${CHECK_SECONDS:-60}"; pkill -KILL -P $limited_pid; kill -KILL $limited_pid) 2>/dev/null &
+    limited_watch=$!
+    wait $limited_pid
+    limited_status=$?
+    pkill -KILL -P $limited_watch 2>/dev/null
+    kill -KILL $limited_watch 2>/dev/null
+    return $limited_status
+}
+
 # check NAME COMMAND...: passes if the command succeeds; its last lines of output are the reason if not.
 check() {
     check_name=$1
     shift
     echo "== $scenario/$check_name: $*"
-    if timeout "${CHECK_SECONDS:-60}" "$@" >/tmp/check.out 2>&1; then
+    if limited "$@" >/tmp/check.out 2>&1; then
         cat /tmp/check.out
         pass "$check_name"
     else
@@ -26,13 +43,33 @@ check() {
     fi
 }
 
+# check_says NAME WORDS COMMAND...: passes if the command succeeds and says WORDS (an extended regular expression).
+check_says() {
+    check_says_name=$1
+    check_words=$2
+    shift 2
+    echo "== $scenario/$check_says_name: $*"
+    limited "$@" >/tmp/check.out 2>&1
+    check_status=$?
+    cat /tmp/check.out
+    if [ "$check_status" != 0 ]; then
+        fail "$check_says_name" "exit $check_status: $(tail -n 3 /tmp/check.out | tr '\n' ' ')"
+    elif grep -Eq -- "$check_words" /tmp/check.out; then
+        pass "$check_says_name"
+        return 0
+    else
+        fail "$check_says_name" "no '$check_words' in: $(tail -n 3 /tmp/check.out | tr '\n' ' ')"
+    fi
+    return 1
+}
+
 # check_fails NAME WORDS COMMAND...: passes if the command fails and says WORDS (an extended regular expression).
 check_fails() {
     check_name=$1
     check_words=$2
     shift 2
     echo "== $scenario/$check_name (must fail): $*"
-    if timeout "${CHECK_SECONDS:-60}" "$@" >/tmp/check.out 2>&1; then
+    if limited "$@" >/tmp/check.out 2>&1; then
         cat /tmp/check.out
         fail "$check_name" "succeeded: $(tail -n 3 /tmp/check.out | tr '\n' ' ')"
         return 1
@@ -67,6 +104,7 @@ drives_present() {
 # Every controller is live and has a block device.
 all_drives_present() {
     [ "$(drives_present)" = "$drives" ] || return 1
+    [ "$drives" != 0 ] || return 0
     for live in /sys/class/nvme/*; do
         [ "$(cat "$live/state")" = live ] || return 1
         [ -n "$(find "$live/" -maxdepth 1 -name 'nvme*n*')" ] || return 1

@@ -1,0 +1,97 @@
+# shellcheck shell=sh disable=SC2154
+# What the scenarios over TCP share: the guest's network, the kernel's target, the kernel's host.
+
+subsystem=nqn.2026-01.org.example:guest
+host_nqn=nqn.2014-08.org.nvmexpress:uuid:5a3d4c1e-0b6f-4d3e-9a42-7f6f7d6f6f72
+host_id=5a3d4c1e-0b6f-4d3e-9a42-7f6f7d6f6f72
+nvmet=/sys/kernel/config/nvmet
+
+ip link set lo up
+if ip link show eth0 >/dev/null 2>&1; then
+    ip addr add 10.0.2.15/24 dev eth0 && ip link set eth0 up && ip route add default via 10.0.2.2
+fi
+mkdir -p /etc/nvme
+echo $host_nqn >/etc/nvme/hostnqn
+echo $host_id >/etc/nvme/hostid
+
+# --- the kernel's target
+
+# target_begin: a subsystem with one namespace of 64 MiB in memory, on port 4420 of every address.
+target_begin() {
+    modprobe null_blk nr_devices=0 && modprobe nvmet-tcp || return
+    mount -t configfs none /sys/kernel/config || return
+    mkdir -p /sys/kernel/config/nullb/nb0 && cd /sys/kernel/config/nullb/nb0 || return
+    echo 1 >memory_backed && echo 64 >size && echo 512 >blocksize && echo 1 >discard && echo 1 >power || return
+    mkdir "$nvmet/subsystems/$subsystem" && cd "$nvmet/subsystems/$subsystem" || return
+    echo 1 >attr_allow_any_host && echo guesttarget >attr_serial || return
+    mkdir namespaces/1 && printf /dev/nb0 >namespaces/1/device_path || return
+    echo 1 >namespaces/1/enable || return
+    mkdir $nvmet/ports/1 && cd $nvmet/ports/1 || return
+    echo tcp >addr_trtype && echo ipv4 >addr_adrfam && echo 0.0.0.0 >addr_traddr && echo 4420 >addr_trsvcid || return
+    cd / && target_listens
+}
+
+# target_listens, target_leaves: the subsystem comes to the port, and goes from it with its connections.
+target_listens() {
+    ln -s "$nvmet/subsystems/$subsystem" "$nvmet/ports/1/subsystems/$subsystem"
+}
+target_leaves() {
+    rm "$nvmet/ports/1/subsystems/$subsystem"
+}
+
+# --- the kernel's host
+
+modprobe nvme-tcp
+
+# kernel_discover ADDRESS PORT
+kernel_discover() {
+    nvme discover --transport=tcp --traddr="$1" --trsvcid="$2" --hostnqn=$host_nqn --hostid=$host_id
+}
+
+# kernel_connect ADDRESS PORT NQN [OPTION...]
+kernel_connect() {
+    connect_address=$1 connect_port=$2 connect_nqn=$3
+    shift 3
+    nvme connect --transport=tcp --traddr="$connect_address" --trsvcid="$connect_port" --nqn="$connect_nqn" \
+        --hostnqn=$host_nqn --hostid=$host_id --reconnect-delay=1 "$@" || return
+    wait_for 20 block_appears "$connect_nqn"
+}
+
+kernel_disconnect() {
+    nvme disconnect --nqn="$1" && wait_for 20 block_is_gone "$1"
+}
+
+# kernel_block NQN: the first block device of a connected subsystem.
+kernel_block() {
+    for kernel_subsystem in /sys/class/nvme-subsystem/nvme-subsys*; do
+        [ "$(cat "$kernel_subsystem/subsysnqn" 2>/dev/null)" = "$1" ] || continue
+        for kernel_namespace in "$kernel_subsystem"/nvme*n*; do
+            case ${kernel_namespace##*/} in *c*) continue ;; esac
+            [ -b "/dev/${kernel_namespace##*/}" ] && echo "/dev/${kernel_namespace##*/}" && return
+        done
+    done
+    return 1
+}
+block_appears() { kernel_block "$1" >/dev/null; }
+block_is_gone() { ! kernel_block "$1" >/dev/null; }
+
+# kernel_controller NQN: its character device.
+kernel_controller() {
+    for kernel_path in /sys/class/nvme/nvme*; do
+        [ "$(cat "$kernel_path/subsysnqn" 2>/dev/null)" = "$1" ] && echo "/dev/${kernel_path##*/}" && return
+    done
+    return 1
+}
+
+# state_is STATE NQN: whether its controller is live, connecting, ...
+state_is() {
+    state_path=$(kernel_controller "$2") && [ "$(cat "/sys/class/nvme/${state_path##*/}/state")" = "$1" ]
+}
+
+# write_and_read BLOCK SEED: writes 8 MiB past every cache, and reads them back.
+write_and_read() {
+    bytes_from "$2" 8388608 >/tmp/written
+    dd if=/tmp/written of="$1" bs=128k oflag=direct 2>/dev/null || return
+    dd if="$1" of=/tmp/read bs=1M count=8 iflag=direct 2>/dev/null || return
+    cmp /tmp/written /tmp/read
+}
