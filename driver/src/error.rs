@@ -10,6 +10,7 @@ use crate::controller::BringUpError;
 use crate::device::DeviceError;
 use crate::memory::{Buffer, MemoryError};
 use crate::queue::{Reason, Rejected};
+use crate::transport::Outcome;
 use crate::transport::pcie::PcieError;
 
 /// Why a controller could not be attached.
@@ -112,6 +113,13 @@ pub enum CommandError {
         /// The command's buffer.
         buffer: Option<Buffer>,
     },
+    /// The way to the controller was lost before it completed.
+    Lost {
+        /// What became of it.
+        outcome: Outcome,
+        /// The command's buffer.
+        buffer: Option<Buffer>,
+    },
     /// It was never sent.
     Rejected(Rejected),
     /// No completion came in time. The command is still with the device, and so is its buffer: it returns to its pool
@@ -138,7 +146,7 @@ impl CommandError {
     #[must_use]
     pub fn into_buffer(self) -> Option<Buffer> {
         match self {
-            Self::Status { buffer, .. } => buffer,
+            Self::Status { buffer, .. } | Self::Lost { buffer, .. } => buffer,
             Self::Rejected(rejected) => rejected.io.into_buffer(),
             _ => None,
         }
@@ -159,6 +167,9 @@ impl fmt::Display for CommandError {
         match self {
             Self::Status { status, .. } => {
                 write!(f, "the controller answered {status}: {}", status.meaning())
+            }
+            Self::Lost { outcome, .. } => {
+                write!(f, "the way to the controller was lost; the command is {outcome}")
             }
             Self::Rejected(rejected) => write!(f, "not sent: {rejected}"),
             Self::TimedOut { after } => write!(f, "no completion within {after:?}"),

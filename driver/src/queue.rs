@@ -22,8 +22,6 @@ pub use self::shared::{Pending, SharedQueue};
 use self::slots::{Holder, Slots, Taken};
 use crate::clock::{Clock, Deadline};
 use crate::error::CommandError;
-use doorbell_spec::status::Status;
-
 use crate::transport::pcie::{Pcie, prp};
 use crate::transport::{Completion, Data, Handling, Transport, Violation};
 
@@ -314,7 +312,7 @@ impl<T: Transport> Queue<T> {
     /// Hands the next completion from the transport to `sink`, with what it was staged as; false if there is none.
     #[inline(always)]
     fn take(&mut self, sink: impl FnOnce(Ticket, Done)) -> bool {
-        let Completion { cid, status, result } = match self.transport.next() {
+        let Completion { cid, status, result, outcome } = match self.transport.next() {
             Ok(Some(completion)) => completion,
             Ok(None) => {
                 if self.attention {
@@ -328,11 +326,12 @@ impl<T: Transport> Queue<T> {
             }
         };
         if let Some(slot) = self.slots.complete_callers(cid) {
-            let done = Done { tag: slot.tag, status, result, buffer: slot.buffer.take() };
+            let buffer = slot.buffer.take();
+            let done = Done { tag: slot.tag, status, result, outcome, buffer };
             sink(Ticket::Command(cid), done);
             return true;
         }
-        match self.take_slowly(cid, status, result) {
+        match self.take_slowly(Completion { cid, status, result, outcome }) {
             Some((ticket, done)) => {
                 sink(ticket, done);
                 true
@@ -359,8 +358,7 @@ impl<T: Transport> Queue<T> {
     /// device cannot make the round longer than the queue is deep.
     #[cold]
     #[inline(never)]
-    fn take_slowly(&mut self, cid: u16, status: Status, result: u64) -> Option<(Ticket, Done)> {
-        let mut completion = Completion { cid, status, result };
+    fn take_slowly(&mut self, mut completion: Completion) -> Option<(Ticket, Done)> {
         for _ in 0..self.slots.depth() {
             match self.slots.complete(completion.cid) {
                 Some((slot, taken)) => {
@@ -399,12 +397,12 @@ impl<T: Transport> Queue<T> {
         taken: Taken,
         completion: Completion,
     ) -> Option<(Ticket, Done)> {
-        let Completion { cid, status, result } = completion;
+        let Completion { cid, status, result, outcome } = completion;
         match taken.holder {
             Holder::Part => {
                 let index = (taken.tag >> PART_SHIFT) as u16;
                 let began = taken.tag & ((1 << PART_SHIFT) - 1);
-                let done = self.operations.completed(index, began, status, result);
+                let done = self.operations.completed(index, began, completion);
                 self.attend();
                 done.map(|done| (Ticket::Operation(index), done))
             }
@@ -414,7 +412,7 @@ impl<T: Transport> Queue<T> {
             }
             Holder::Raw | Holder::Caller => {
                 self.transport.release(slot);
-                let done = Done { tag: taken.tag, status, result, buffer: taken.buffer };
+                let done = Done { tag: taken.tag, status, result, outcome, buffer: taken.buffer };
                 Some((Ticket::Command(cid), done))
             }
         }

@@ -6,6 +6,8 @@
 
 pub mod pcie;
 
+use std::fmt;
+
 use doorbell_spec::command::Sqe;
 use doorbell_spec::status::Status;
 
@@ -68,6 +70,32 @@ pub struct Usage {
     pub empty_polls: u64,
 }
 
+/// What became of a command, for whoever has to decide whether to send it again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Outcome {
+    /// The controller completed it: the status is the controller's.
+    #[default]
+    Completed,
+    /// The controller never saw it, and never will. It can be sent again.
+    NotSent,
+    /// It was given up, and the controller has confirmed that it did not, and will not, carry it out.
+    Aborted,
+    /// It was with the controller when the way to it was lost: it may have been carried out, in whole, in part or not
+    /// at all. A read can be sent again; what a write would have changed must be read first.
+    Indeterminate,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Completed => "completed",
+            Self::NotSent => "not sent",
+            Self::Aborted => "aborted",
+            Self::Indeterminate => "indeterminate",
+        })
+    }
+}
+
 /// One completion, copied out of memory that the other side can write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Completion {
@@ -77,6 +105,8 @@ pub struct Completion {
     pub status: Status,
     /// Dwords 0 and 1.
     pub result: u64,
+    /// [`Outcome::Completed`], unless the transport made the completion up because the controller never will.
+    pub outcome: Outcome,
 }
 
 /// The other side did what the specification forbids; the queue takes no more commands.

@@ -7,7 +7,7 @@ use doorbell_spec::status::Status;
 
 use crate::error::CommandError;
 use crate::memory::Buffer;
-use crate::transport::Violation;
+use crate::transport::{Outcome, Violation};
 
 /// How the blocks of a command may be divided among several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -221,6 +221,9 @@ pub struct Done {
     pub status: Status,
     /// Dwords 0 (low) and 1 (high) of the completion. Of a command that was divided: of its last part.
     pub result: u64,
+    /// What became of it. Unless it is [`Outcome::Completed`], the status is the driver's own: Host Pathing Error
+    /// (3/70h), or Command Aborted By Host (3/71h).
+    pub outcome: Outcome,
     /// The buffer the command was staged with.
     pub buffer: Option<Buffer>,
 }
@@ -229,14 +232,17 @@ impl Done {
     /// This completion if it was successful, otherwise an error that still holds the buffer.
     ///
     /// # Errors
-    /// [`CommandError::Status`].
+    /// [`CommandError::Status`], or [`CommandError::Lost`] if the controller has not completed it.
     #[inline]
     pub fn ok(self) -> Result<Self, CommandError> {
-        if self.status.is_success() {
-            Ok(self)
-        } else {
-            Err(CommandError::Status { status: self.status, buffer: self.buffer })
+        let Self { status, outcome, .. } = self;
+        if status.is_success() {
+            return Ok(self);
         }
+        Err(match outcome {
+            Outcome::Completed => CommandError::Status { status, buffer: self.buffer },
+            outcome => CommandError::Lost { outcome, buffer: self.buffer },
+        })
     }
 }
 
@@ -246,6 +252,7 @@ impl fmt::Debug for Done {
             .field("tag", &self.tag)
             .field("status", &self.status)
             .field("result", &self.result)
+            .field("outcome", &self.outcome)
             .field("bytes", &self.buffer.as_ref().map_or(0, |buffer| buffer.len()))
             .finish()
     }

@@ -7,7 +7,7 @@ use doorbell_spec::status::Status;
 
 use super::io::{Done, Extent, Io};
 use crate::memory::Buffer;
-use crate::transport::{Data, Handling};
+use crate::transport::{Completion, Data, Handling, Outcome};
 
 /// One command of an operation.
 pub(super) struct Part {
@@ -26,6 +26,9 @@ struct Operation {
     /// The failure at the lowest address, and where the command that failed began.
     failure: Option<(u64, Status)>,
     result: u64,
+    /// A part has been completed by the controller; and the worst that became of one.
+    completed: bool,
+    worst: Outcome,
     abandoned: bool,
 }
 
@@ -46,6 +49,14 @@ impl Operation {
             count = count.min(to_boundary);
         }
         count
+    }
+
+    /// What became of the whole. Where parts differ, nobody can say more than that it is indeterminate.
+    fn outcome(&self) -> Outcome {
+        match self.worst {
+            Outcome::NotSent | Outcome::Aborted if self.completed => Outcome::Indeterminate,
+            worst => worst,
+        }
     }
 
     fn finished(&self) -> bool {
@@ -83,6 +94,8 @@ impl Operations {
             in_flight: 0,
             failure: None,
             result: 0,
+            completed: false,
+            worst: Outcome::Completed,
             abandoned: false,
         };
         if let Some(slot) = self.slots.get_mut(index) {
@@ -136,13 +149,15 @@ impl Operations {
         &mut self,
         index: u16,
         began: u64,
-        status: Status,
-        result: u64,
+        completion: Completion,
     ) -> Option<Done> {
+        let Completion { status, result, outcome, .. } = completion;
         let slot = self.slots.get_mut(usize::from(index))?;
         let operation = slot.as_mut()?;
         operation.in_flight = operation.in_flight.saturating_sub(1);
         operation.result = result;
+        operation.completed |= outcome == Outcome::Completed;
+        operation.worst = operation.worst.max(outcome);
         if !status.is_success() && operation.failure.is_none_or(|(lowest, _)| began < lowest) {
             operation.failure = Some((began, status));
             // What has not been sent will not be.
@@ -156,6 +171,7 @@ impl Operations {
             tag: operation.tag,
             status: operation.failure.map_or(Status::SUCCESS, |(_, status)| status),
             result: operation.result,
+            outcome: operation.outcome(),
             buffer: operation.buffer,
         };
         (!operation.abandoned).then_some(done)

@@ -13,7 +13,7 @@ use doorbell_spec::status::Status;
 use super::*;
 use crate::memory::tests::{Random, any_memory as memory};
 use crate::memory::{Buffer, DmaMemory};
-use crate::transport::{CloseError, Full, Handling, Limits, Usage};
+use crate::transport::{CloseError, Full, Handling, Limits, Outcome, Usage};
 
 /// What the "device" knows; shared between a queue's transport and its test.
 #[derive(Default)]
@@ -28,7 +28,12 @@ struct Device {
 impl Device {
     fn complete(&mut self, at: usize, status: Status) {
         let (cid, command, _) = self.sent.remove(at);
-        self.completions.push_back(Ok(Completion { cid, status, result: command.slba() }));
+        self.completions.push_back(Ok(Completion {
+            cid,
+            status,
+            result: command.slba(),
+            outcome: Outcome::Completed,
+        }));
     }
 }
 
@@ -112,6 +117,39 @@ impl Bench {
         let block_shift = BLOCK.trailing_zeros() as u8;
         let extent = Extent { blocks: 0, block_shift, boundary, max_blocks: 1 << 16 };
         Io::data(nvm::read(1, lba, 0), self.buffer(blocks), extent).tag(tag)
+    }
+}
+
+fn completion(cid: u16, result: u64) -> Completion {
+    Completion { cid, status: Status::SUCCESS, result, outcome: Outcome::Completed }
+}
+
+#[test]
+fn what_became_of_an_operation_is_the_worst_of_its_parts_and_no_more_than_known() {
+    use Outcome::{Aborted, Completed, Indeterminate, NotSent};
+    for (outcomes, expected) in [
+        ([Completed, Completed], Completed),
+        ([NotSent, NotSent], NotSent),
+        ([Completed, NotSent], Indeterminate),
+        ([NotSent, Aborted], Aborted),
+        ([Aborted, Completed], Indeterminate),
+        ([Indeterminate, NotSent], Indeterminate),
+    ] {
+        let mut bench = bench(8, 4096);
+        bench.queue.submit(bench.read(0, 16, 0, 9)).unwrap();
+        for outcome in outcomes {
+            let mut device = bench.device.borrow_mut();
+            let (cid, ..) = device.sent.remove(0);
+            let lost = outcome != Completed;
+            let status = if lost { Status::HOST_PATHING_ERROR } else { Status::SUCCESS };
+            device.completions.push_back(Ok(Completion { cid, status, result: 0, outcome }));
+        }
+        let done = bench.queue.reap().expect("the whole operation ends once");
+        assert_eq!((done.tag, done.outcome), (9, expected), "{outcomes:?}");
+        assert!(bench.queue.reap().is_none());
+        let error = done.ok().err();
+        assert_eq!(error.is_some(), expected != Completed);
+        assert!(error.is_none_or(|error| error.into_buffer().is_some()), "the buffer comes back");
     }
 }
 
@@ -248,7 +286,7 @@ fn pit_16_a_completion_never_asked_for_fails_the_queue() {
     let mut bench = bench(4, 4096);
     let io = bench.read(0, 1, 0, 1);
     bench.queue.submit(io).unwrap();
-    let made_up = Completion { cid: 0x7ff3, status: Status::SUCCESS, result: 0 };
+    let made_up = completion(0x7ff3, 0);
     bench.device.borrow_mut().completions.push_back(Ok(made_up));
     bench.device.borrow_mut().complete(0, Status::SUCCESS);
     assert_eq!(bench.queue.poll(|_| panic!("nothing is handed out by a failed queue")), 0);
@@ -270,7 +308,7 @@ fn run_keeps_what_is_not_its_own_for_the_next_poll() {
     bench.device.borrow_mut().complete(0, Status::SUCCESS);
     bench.device.borrow_mut().complete(0, Status::WRITE_FAULT);
     // The next command has the identifier of slot 2, first generation.
-    let own = Completion { cid: 2, status: Status::SUCCESS, result: 77 };
+    let own = completion(2, 77);
     bench.device.borrow_mut().completions.push_back(Ok(own));
     let io = bench.read(9, 1, 0, 0);
     let done = bench.queue.run(io).unwrap();
@@ -298,7 +336,7 @@ fn pit_24_one_poll_hands_out_no_more_than_the_queue_holds() {
     let mut bench = bench(2, 4096);
     for round in 0..50u16 {
         // Stale identifiers: dropped one by one, in bounded rounds.
-        let stray = Completion { cid: 0xfffe | (round & 1), status: Status::SUCCESS, result: 0 };
+        let stray = completion(0xfffe | (round & 1), 0);
         bench.device.borrow_mut().completions.push_back(Ok(stray));
     }
     bench.queue.poll(|_| panic!("nothing was asked for"));

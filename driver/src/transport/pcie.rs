@@ -10,7 +10,9 @@ use doorbell_spec::completion::Cqe;
 
 use self::prp::Shape;
 use self::ring::{Arrival, Completions, Doorbell, Lists, Submission};
-use super::{CloseError, Completion, Data, Full, Handling, Limits, Transport, Usage, Violation};
+use super::{
+    CloseError, Completion, Data, Full, Handling, Limits, Outcome, Transport, Usage, Violation,
+};
 use crate::controller::QueueOwner;
 use crate::device::Doorbells;
 use crate::memory::{DmaMemory, MemoryError};
@@ -238,7 +240,8 @@ impl Transport for Pcie {
         };
         let cqe = Cqe::from_words(words);
         self.submission.report(cqe.sqhd);
-        Ok(Some(Completion { cid: cqe.cid, status: cqe.status(), result: words[0] }))
+        let (cid, status) = (cqe.cid, cqe.status());
+        Ok(Some(Completion { cid, status, result: words[0], outcome: Outcome::Completed }))
     }
 
     fn usage(&self) -> Usage {
