@@ -14,7 +14,7 @@ use doorbell_spec::register;
 
 pub use self::admin::LogPage;
 pub use self::bringup::BringUpError;
-use self::bringup::{Capabilities, Registers};
+use self::bringup::{AdminRings, Capabilities, Registers};
 pub use self::config::{Config, QueueConfig};
 use crate::address::Address;
 use crate::clock::{Clock, SystemClock};
@@ -99,7 +99,12 @@ impl Controller {
         config: Config,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, AttachError> {
-        let registers = Registers { device: &*device, clock: &*clock };
+        let registers = Registers {
+            properties: &*device,
+            address: &device.info().address,
+            device: Some(&*device),
+            clock: &*clock,
+        };
         let capabilities = registers.inspect()?;
         registers.disable(&capabilities)?;
 
@@ -115,9 +120,12 @@ impl Controller {
             capabilities.cap.dstrd(),
         );
         let rings = Pcie::allocate(layout, &memory, &doorbells)?;
-        let (asq, acq) = ((rings.sq_iova(), layout.sq_size), (rings.cq_iova(), layout.cq_size));
+        let admin_rings = AdminRings {
+            asq: (rings.sq_iova(), layout.sq_size),
+            acq: (rings.cq_iova(), layout.cq_size),
+        };
         let mut admin = Queue::new(rings, clock.clone(), config.admin_timeout);
-        if let Err(error) = registers.enable(&capabilities, asq, acq) {
+        if let Err(error) = registers.enable(&capabilities, Some(admin_rings)) {
             // The controller has seen the admin rings: they go only when it is disabled for certain.
             if registers.disable(&capabilities).is_err() {
                 memory.withdraw();
@@ -335,7 +343,12 @@ impl Inner {
     }
 
     fn registers(&self) -> Registers<'_> {
-        Registers { device: &*self.device, clock: &*self.clock }
+        Registers {
+            properties: &*self.device,
+            address: self.device.info().address.as_str(),
+            device: Some(&*self.device),
+            clock: &*self.clock,
+        }
     }
 
     /// One of the driver's own admin commands, without data that the queue would have to own.

@@ -1,7 +1,7 @@
 //! DMA memory: what this process and its device both reach, mapped once and handed out as [`Buffer`]s.
 //!
 //! [`DmaMemory`] owns the regions (a memfd each, `mapping`), their I/O addresses (`iova`) and their free parts
-//! (`extents`). It relies on [`Device::map_dma`] and is relied on by queues for rings and by everybody for buffers.
+//! (`extents`). It relies on [`Device::map_dma`], where there is a device, and is relied on by queues for rings and by everybody for buffers.
 //! Allocation and release take a lock and are meant for set-up; the I/O path moves buffers and calls nothing here.
 //!
 //! - Regions grow in powers of two, from 4 MiB; one that is empty is released as soon as another empty one exists.
@@ -23,13 +23,12 @@ mod state;
 pub(crate) mod tests;
 
 use std::any::Any;
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::device::{Device, DeviceError, DmaRange};
+use crate::device::{Device, DeviceError, DmaRange, IovaLimits};
 
 pub use buffer::Buffer;
 pub use config::{MemoryConfig, MemoryStats, PageKind};
@@ -54,8 +53,11 @@ pub struct DmaMemory {
     state: Mutex<State>,
     config: MemoryConfig,
     node: Option<u32>,
+    /// Who it serves, for errors.
+    address: String,
+    needs_descriptor: bool,
     // Last: the regions must be unmapped before the device closes.
-    device: Arc<dyn Device>,
+    device: Option<Arc<dyn Device>>,
 }
 
 impl DmaMemory {
@@ -65,16 +67,32 @@ impl DmaMemory {
     /// [`MemoryError::PageSize`] if the limits that the device reports make no sense.
     pub fn new(device: Arc<dyn Device>, config: MemoryConfig) -> Result<Arc<Self>, MemoryError> {
         let info = device.info();
-        let state = State {
-            addresses: IovaSpace::new(&info.iova)?,
-            regions: BTreeMap::new(),
-            stats: MemoryStats::default(),
-            notices: Vec::new(),
-            warned_of_pages: false,
-            withdrawn: false,
-        };
-        let node = numa::preferred(config.numa_node.or(info.numa_node));
-        Ok(Arc::new(Self { state: Mutex::new(state), config, node, device }))
+        Ok(Arc::new(Self {
+            state: Mutex::new(State::new(IovaSpace::new(&info.iova)?)),
+            node: numa::preferred(config.numa_node.or(info.numa_node)),
+            config,
+            address: info.address.clone(),
+            needs_descriptor: info.needs_descriptor,
+            device: Some(device),
+        }))
+    }
+
+    /// Memory for a controller that reaches none of it by itself, such as one across a network, at `address`. The I/O
+    /// address of a byte is its address in this process.
+    ///
+    /// # Errors
+    /// None yet; the signature is that of [`new`](Self::new).
+    pub fn without_device(address: &str, config: MemoryConfig) -> Result<Arc<Self>, MemoryError> {
+        // No address is taken from the space; it says how large a page is.
+        let anywhere = IovaLimits { ranges: Vec::new(), page_size: PAGE, max_mappings: None };
+        Ok(Arc::new(Self {
+            state: Mutex::new(State::new(IovaSpace::new(&anywhere)?)),
+            node: numa::preferred(config.numa_node),
+            config,
+            address: address.to_owned(),
+            needs_descriptor: false,
+            device: None,
+        }))
     }
 
     /// A buffer of `len` bytes that begins at a multiple of [`DmaMemory::page_size`].
@@ -104,7 +122,7 @@ impl DmaMemory {
         let alignment = Alignment::to((align as u64).div_ceil(PAGE));
         let mut state = self.lock();
         if state.withdrawn {
-            return Err(MemoryError::Withdrawn { address: self.device.info().address.clone() });
+            return Err(MemoryError::Withdrawn { address: self.address.clone() });
         }
         let found = match state.cut(units, alignment) {
             Some(found) => found,
@@ -159,8 +177,8 @@ impl DmaMemory {
         len: usize,
         owner: Box<dyn Any + Send + Sync>,
     ) -> Result<Buffer, MemoryError> {
-        if self.device.info().needs_descriptor {
-            return Err(MemoryError::NoDescriptor { address: self.device.info().address.clone() });
+        if self.needs_descriptor {
+            return Err(MemoryError::NoDescriptor { address: self.address.clone() });
         }
         let address = base.as_ptr() as u64;
         self.check_boundaries("the address", address, len)?;
@@ -208,9 +226,9 @@ impl DmaMemory {
         self.lock().notices.clone()
     }
 
-    /// The device that reaches this memory.
-    pub fn device(&self) -> &Arc<dyn Device> {
-        &self.device
+    /// The device that reaches this memory, if one does.
+    pub fn device(&self) -> Option<&Arc<dyn Device>> {
+        self.device.as_ref()
     }
 
     /// Takes back the part of a dropped buffer.
@@ -346,6 +364,11 @@ impl DmaMemory {
         (align, like): (u64, u64),
     ) -> Result<u64, (MemoryError, Option<Box<Region>>)> {
         let (base, len) = (region.mapping.base(), region.mapping.len() as u64);
+        let Some(device) = &self.device else {
+            let iova = base.as_ptr() as u64;
+            state.regions.insert(iova, region);
+            return Ok(iova);
+        };
         let iova = match state.addresses.take(len, align, like) {
             Ok(iova) => iova,
             Err(error) => return Err((error, Some(Box::new(region)))),
@@ -353,7 +376,7 @@ impl DmaMemory {
         let range = DmaRange { base, len, iova, file: region.mapping.file() };
         // SAFETY: the region is kept, mapped, until `detach` has unmapped it; buffers cut from it are referenced only
         // while no command names them (`Buffer`).
-        match unsafe { self.device.map_dma(range) } {
+        match unsafe { device.map_dma(range) } {
             Ok(()) => {
                 state.regions.insert(iova, region);
                 Ok(iova)
@@ -382,7 +405,8 @@ impl DmaMemory {
             }
             Use::Registered { .. } => state.stats.registered -= len,
         }
-        match self.device.unmap_dma(iova, len) {
+        let Some(device) = &self.device else { return Some(region) };
+        match device.unmap_dma(iova, len) {
             // A device that is gone touches nothing.
             Ok(()) | Err(DeviceError::Gone { .. }) => {
                 state.addresses.give(iova, len);
@@ -445,7 +469,9 @@ impl Drop for DmaMemory {
 
 impl std::fmt::Debug for DmaMemory {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let address = &self.device.info().address;
-        f.debug_struct("DmaMemory").field("device", address).field("stats", &self.stats()).finish()
+        f.debug_struct("DmaMemory")
+            .field("device", &self.address)
+            .field("stats", &self.stats())
+            .finish()
     }
 }

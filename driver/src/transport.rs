@@ -6,7 +6,7 @@
 
 pub mod pcie;
 
-use std::fmt;
+use std::{fmt, ptr};
 
 use doorbell_spec::command::Sqe;
 use doorbell_spec::status::Status;
@@ -35,11 +35,14 @@ pub enum Handling {
     AsGiven,
 }
 
-/// The data of one command: memory contiguous in I/O addresses.
+/// The data of one command: memory contiguous in I/O addresses, and in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Data {
     /// I/O address of the first byte; 0 where there is none.
     pub iova: u64,
+    /// The first byte in this process, for transports that move the data themselves. Theirs alone to read and write
+    /// until the command completes.
+    pub(crate) base: *mut u8,
     /// Bytes.
     pub len: usize,
     /// How they are described.
@@ -48,12 +51,14 @@ pub struct Data {
 
 impl Data {
     /// No data.
-    pub(crate) const NONE: Self = Self { iova: 0, len: 0, handling: Handling::Exact };
+    pub(crate) const NONE: Self =
+        Self { iova: 0, base: ptr::null_mut(), len: 0, handling: Handling::Exact };
 
     /// All of `buffer`.
     #[inline(always)]
     pub(crate) fn of(buffer: &Buffer) -> Self {
-        Self { iova: buffer.iova(), len: buffer.len(), handling: Handling::Exact }
+        let (base, len) = (buffer.base().as_ptr(), buffer.len());
+        Self { iova: buffer.iova(), base, len, handling: Handling::Exact }
     }
 }
 

@@ -87,33 +87,40 @@ const RESETS: u32 = 1;
 
 /// The registers of a controller being brought up.
 pub(crate) struct Registers<'a> {
-    pub(crate) device: &'a dyn Device,
+    pub(crate) properties: &'a dyn Properties,
+    /// Address as the user gave it.
+    pub(crate) address: &'a str,
+    /// What can be reset when the controller does not obey.
+    pub(crate) device: Option<&'a dyn Device>,
     pub(crate) clock: &'a dyn Clock,
+}
+
+/// I/O address and entries of the two admin rings.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AdminRings {
+    pub(crate) asq: (u64, u32),
+    pub(crate) acq: (u64, u32),
 }
 
 impl Registers<'_> {
     fn address(&self) -> String {
-        self.device.info().address.clone()
+        self.address.to_owned()
     }
 
     fn read32(&self, offset: u64) -> Result<u32, BringUpError> {
-        Ok(self.properties().read(offset, Width::Dword)? as u32)
+        Ok(self.properties.read(offset, Width::Dword)? as u32)
     }
 
     fn read64(&self, offset: u64) -> Result<u64, BringUpError> {
-        Ok(self.properties().read(offset, Width::Qword)?)
+        Ok(self.properties.read(offset, Width::Qword)?)
     }
 
     fn write32(&self, offset: u64, value: u32) -> Result<(), BringUpError> {
-        Ok(self.properties().write(offset, Width::Dword, value.into())?)
+        Ok(self.properties.write(offset, Width::Dword, value.into())?)
     }
 
     fn write64(&self, offset: u64, value: u64) -> Result<(), BringUpError> {
-        Ok(self.properties().write(offset, Width::Qword, value)?)
-    }
-
-    fn properties(&self) -> &dyn Properties {
-        self.device
+        Ok(self.properties.write(offset, Width::Qword, value)?)
     }
 
     /// CSTS, of a controller that is there. The one place that judges all-ones (INIT-9, RST-7).
@@ -198,14 +205,13 @@ impl Registers<'_> {
 
     /// INIT-3, INIT-4: from whatever state it was left in to disabled. One function level reset if it does not obey.
     pub(crate) fn disable(&self, capabilities: &Capabilities) -> Result<(), BringUpError> {
-        match self.disable_once(capabilities) {
-            Err(BringUpError::TimedOut { .. } | BringUpError::Fatal { .. })
-                if self.device.info().resettable =>
-            {
-                self.device.reset()?;
+        let resettable = self.device.filter(|device| device.info().resettable);
+        match (self.disable_once(capabilities), resettable) {
+            (Err(BringUpError::TimedOut { .. } | BringUpError::Fatal { .. }), Some(device)) => {
+                device.reset()?;
                 self.disable_once(capabilities)
             }
-            other => other,
+            (other, _) => other,
         }
     }
 
@@ -227,12 +233,11 @@ impl Registers<'_> {
         self.wait("CSTS.RDY=0 after CC.EN=0", longest, false, |csts| !csts.rdy())
     }
 
-    /// INIT-5 to INIT-10: enables the controller over admin rings of the given sizes, which hold zeros.
+    /// INIT-5 to INIT-10: enables the controller, over admin rings that hold zeros where its transport has rings.
     pub(crate) fn enable(
         &self,
         capabilities: &Capabilities,
-        asq: (u64, u32),
-        acq: (u64, u32),
+        rings: Option<AdminRings>,
     ) -> Result<(), BringUpError> {
         self.clock.pause(u32::MAX, BEFORE_ENABLE);
         if self.status()?.rdy() {
@@ -245,11 +250,13 @@ impl Registers<'_> {
                 csts,
             });
         }
-        let size_z = |entries: u32| (entries - 1) as u16;
-        let aqa = Aqa::new().with_asqs_z(size_z(asq.1)).with_acqs_z(size_z(acq.1));
-        self.write32(offset::AQA, aqa.into())?;
-        self.write64(offset::ASQ, asq.0)?;
-        self.write64(offset::ACQ, acq.0)?;
+        if let Some(AdminRings { asq, acq }) = rings {
+            let size_z = |entries: u32| (entries - 1) as u16;
+            let aqa = Aqa::new().with_asqs_z(size_z(asq.1)).with_acqs_z(size_z(acq.1));
+            self.write32(offset::AQA, aqa.into())?;
+            self.write64(offset::ASQ, asq.0)?;
+            self.write64(offset::ACQ, acq.0)?;
+        }
 
         let all_command_sets = capabilities.cap.css() & Cap::CSS_IOCS != 0;
         let cc = Cc::new()

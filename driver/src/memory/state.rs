@@ -53,6 +53,18 @@ impl Region {
 }
 
 impl State {
+    /// No memory yet, and these addresses for it.
+    pub(super) fn new(addresses: IovaSpace) -> Self {
+        Self {
+            addresses,
+            regions: BTreeMap::new(),
+            stats: MemoryStats::default(),
+            notices: Vec::new(),
+            warned_of_pages: false,
+            withdrawn: false,
+        }
+    }
+
     /// Cuts `units` pages from the first region that has them: its address here, and at the device.
     pub(super) fn cut(&mut self, units: u64, alignment: Alignment) -> Option<(NonNull<u8>, u64)> {
         self.regions.iter_mut().find_map(|(&iova, region)| {

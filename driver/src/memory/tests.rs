@@ -559,6 +559,18 @@ mod kernel {
     }
 }
 
+#[test]
+fn memory_without_a_device_is_where_this_process_has_it() {
+    let config = MemoryConfig { pages: Some(PageKind::Ordinary), ..MemoryConfig::default() };
+    let memory = DmaMemory::without_device("tcp://there", config).unwrap();
+    // The largest has a region of its own.
+    let lengths = if cfg!(miri) { [1, 4096] } else { [5 << 20, 100 << 20] };
+    let held = lengths.map(|len| memory.allocate(len).unwrap());
+    assert!(held.iter().all(|buffer| buffer.iova() == buffer.as_ptr() as u64));
+    drop(held);
+    assert_eq!((memory.stats().in_use, memory.stats().mappings), (0, 0));
+}
+
 /// Memory for tests of what lies above.
 pub(crate) fn any_memory() -> Arc<DmaMemory> {
     let config = MemoryConfig { pages: Some(PageKind::Ordinary), ..MemoryConfig::default() };

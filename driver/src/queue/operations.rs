@@ -123,6 +123,8 @@ impl Operations {
         let data = match &operation.buffer {
             Some(buffer) => Data {
                 iova: buffer.iova() + offset,
+                // Inside the buffer: the extent was reckoned from its length.
+                base: buffer.base().as_ptr().wrapping_add(offset as usize),
                 len: (count << operation.extent.block_shift) as usize,
                 handling: Handling::Exact,
             },
