@@ -21,6 +21,7 @@ pub use lists::{
 };
 pub use namespace::{IdentifyNamespace, LbaFormat};
 pub use text::Text;
+pub(crate) use text::fill;
 
 /// Bytes in every Identify data structure.
 pub const SIZE: usize = 4096;

@@ -13,6 +13,7 @@
 //! | ZNS | NVM Express Zoned Namespace Command Set Specification, revision 1.2 |
 //! | KV | NVM Express Key Value Command Set Specification, revision 1.1 |
 //! | PCIe transport | NVM Express NVMe over PCIe Transport Specification, revision 1.1 |
+//! | TCP transport | NVM Express NVMe/TCP Transport Specification, revision 1.1 |
 //! | PCI | PCI Local Bus Specification 3.0, PCI Express Base Specification 5.0 |
 //! | vfio-user | the vfio-user protocol, version 0.1, as libvfio-user documents and speaks it |
 //!
@@ -41,6 +42,7 @@ extern crate std;
 pub mod admin;
 pub mod command;
 pub mod completion;
+pub mod fabrics;
 pub mod feature;
 pub mod identify;
 pub mod log;

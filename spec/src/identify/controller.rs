@@ -259,6 +259,22 @@ const _: () = assert!(offset_of!(IdentifyController, ioccsz) == 1792);
 const _: () = assert!(offset_of!(IdentifyController, psd) == 2048);
 
 impl IdentifyController {
+    /// CNTRLTYPE: an I/O controller.
+    pub const CNTRLTYPE_IO: u8 = 1;
+    /// CNTRLTYPE: a discovery controller.
+    pub const CNTRLTYPE_DISCOVERY: u8 = 2;
+    /// CNTRLTYPE: an administrative controller.
+    pub const CNTRLTYPE_ADMIN: u8 = 3;
+    /// OFCS: the Disconnect command.
+    pub const OFCS_DISCONNECT: u16 = 1;
+
+    /// The most in-capsule data of an I/O command in bytes, by IOCCSZ; 0 where there is none, or
+    /// IOCCSZ makes no sense.
+    #[must_use]
+    pub const fn max_in_capsule(&self) -> u32 {
+        self.ioccsz.get().saturating_mul(16).saturating_sub(64)
+    }
+
     /// SN, without padding.
     #[must_use]
     pub fn serial(&self) -> Text<'_> {

@@ -58,7 +58,7 @@ impl fmt::Debug for Text<'_> {
 }
 
 /// Writes `text` into an ASCII field: cut to fit, padded with spaces.
-pub(super) fn fill(field: &mut [u8], text: &str) {
+pub(crate) fn fill(field: &mut [u8], text: &str) {
     field.fill(b' ');
     for (to, from) in field.iter_mut().zip(text.bytes()) {
         *to = from;
