@@ -24,11 +24,13 @@ use doorbell_spec::register;
 use doorbell_spec::status::Status;
 
 use crate::doorbells::{DoorbellMemory, DoorbellPage};
+use crate::fault::state::Faults;
 use crate::memory::{HostMemory, MapError};
 use crate::subsystem::{Slots, Subsystem};
 
 mod admin;
 mod event;
+mod faulty;
 mod feature;
 mod identify;
 pub(crate) mod io_command;
@@ -147,6 +149,8 @@ pub struct Controller {
     buffer: Option<DoorbellBuffer>,
     /// The time of this round, as the port has it.
     now: Duration,
+    /// Misbehaviour, where it is wanted.
+    faults: Option<Box<Faults>>,
     idle_rounds: u32,
     scan: usize,
 }
@@ -190,6 +194,7 @@ impl Controller {
             interrupts: (0..config.vectors).map(|_| None).collect(),
             buffer: None,
             now: Duration::ZERO,
+            faults: None,
             idle_rounds: 0,
             scan: 0,
             subsystem,
@@ -255,19 +260,26 @@ impl Controller {
     /// One round over all queues at the time `now`, which only ever grows. Returns the commands taken; 0 means idle.
     pub fn poll(&mut self, now: Duration) -> usize {
         self.now = now;
+        let mut taken = 0;
+        if self.faults.is_some() {
+            taken += self.poll_faults();
+        }
         if !self.running {
-            return 0;
+            return taken;
         }
         if self.subsystem.generation() != self.generation {
             self.namespaces_changed();
         }
-        let mut taken = self.poll_admin();
+        taken += self.poll_admin();
         for turn in 0..self.queues.io_submissions() {
             if !self.running {
                 break;
             }
             if let Some(at) = self.queues.at_turn(turn, &self.doorbells) {
-                taken += self.poll_io(at);
+                taken += match self.faults {
+                    None => self.poll_io(at),
+                    Some(_) => self.poll_io_faulty(at),
+                };
                 self.queues.watch(at);
             }
         }
@@ -406,6 +418,9 @@ impl Controller {
         self.features = Features::new(self.config.max_io_queues);
         self.changed = ChangedNamespaces::default();
         self.buffer = None;
+        if let Some(faults) = &mut self.faults {
+            faults.reset();
+        }
         self.idle_rounds = 0;
         self.doorbells.clear();
     }
@@ -414,6 +429,9 @@ impl Controller {
     fn complete(&mut self, cid: u16, status: Status, result: u64) {
         let Some((submission, completion)) = self.queues.admin() else { return };
         let answer = Answer { sqid: 0, sqhd: submission.head as u16, cid, status, result };
+        if self.faults.is_some() {
+            return self.complete_faulty(answer);
+        }
         let reachable = completion.post(&self.memory, &answer);
         self.queues.signals |= completion.vector.is_some();
         if !reachable {

@@ -47,6 +47,7 @@
 //!   02, 04-0B, 0E, 0F (off), 16, 19, with every SEL. Log pages 00-05, 12, 13. Events: errors of doorbells,
 //!   temperature threshold, namespaces changed.
 //! - **I/O commands**: Flush, Write, Read, Compare, Write Zeroes, Dataset Management, Verify.
+//! - **Misbehaviour**, by a seeded [plan of faults](fault).
 //! - **Namespaces** of 512 or 4096 byte blocks, in memory, in a file or nowhere, each shared by every controller.
 //!
 //! # What it does not implement
@@ -66,6 +67,7 @@
 pub mod backend;
 pub mod controller;
 pub mod doorbells;
+pub mod fault;
 mod ids;
 pub mod memory;
 pub mod namespace;

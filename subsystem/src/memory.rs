@@ -413,6 +413,19 @@ impl Ring {
         Some(unsafe { entry.cast::<[u64; 8]>().read_volatile() })
     }
 
+    /// Copies out the completion entry `index`.
+    pub(crate) fn read_words(&self, memory: &HostMemory, index: u32) -> Option<[u64; 2]> {
+        let mut bytes = [0; 16];
+        let iova = self.iova.wrapping_add(u64::from(index) * 16);
+        let [low, high] = zerocopy::transmute!({
+            if !memory.read(iova, &mut bytes) {
+                return None;
+            }
+            bytes
+        });
+        Some([low, high])
+    }
+
     /// Writes the completion entry `index`; false where it is not mapped.
     #[inline]
     pub(crate) fn write_entry(&mut self, memory: &HostMemory, index: u32, words: [u64; 2]) -> bool {

@@ -21,6 +21,10 @@ Examples:
   doorbell-subsystem --vfio-user /tmp/a.sock --vfio-user /tmp/spdk --namespace file:disk.img,size=1GiB
   spdk_nvme_perf -g -r 'trtype:VFIOUSER traddr:/tmp/spdk' -q 32 -o 4096 -w randread -t 10
 
+  # A drive that misbehaves; the crate's documentation of fault::file says all that can be written.
+  printf '[[rule]]\\nat = \"completion\"\\nopcode = \"read\"\\nprobability = 0.01\\ndo = \"delay\"\\nby = \"5ms\"\\n' > slow.toml
+  doorbell-subsystem --vfio-user /tmp/nvme.sock --faults slow.toml
+
   # A guest of QEMU 10.1 or newer.
   qemu-system-x86_64 -M q35,memory-backend=mem -m 1G \\
     -object memory-backend-memfd,id=mem,size=1G,share=on \\
@@ -70,6 +74,10 @@ pub(crate) struct Args {
     /// Interrupt vectors of each controller
     #[arg(long, value_name = "N", default_value_t = ControllerConfig::default().vectors)]
     pub(crate) vectors: u16,
+
+    /// Misbehave as the plan in FILE says; what was injected is printed at the end
+    #[arg(long, value_name = "FILE")]
+    pub(crate) faults: Option<PathBuf>,
 
     /// Doorbell stride, as 4 << N bytes (CAP.DSTRD); SPDK's host and others need 0
     #[arg(long, value_name = "N", default_value_t = ControllerConfig::default().dstrd)]

@@ -15,6 +15,7 @@ use std::{io, thread};
 
 use anyhow::{Context, bail};
 use clap::Parser;
+use doorbell_subsystem::fault::{Count, Plan};
 use doorbell_subsystem::port::vfio_user::{Server, Stop};
 use doorbell_subsystem::{Controller, Subsystem};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> anyhow::Result<()> {
     let subsystem = subsystem(args)?;
+    let faults = faults(args)?;
     let (send, events) = mpsc::channel();
     // Before the first port: a signal that comes while it starts must still unlink its socket.
     watch_signals(send.clone())?;
@@ -55,7 +57,8 @@ fn run(args: &Args) -> anyhow::Result<()> {
         .vfio_user
         .iter()
         .map(|path| {
-            let controller = Controller::new(Arc::clone(&subsystem), args.controller())?;
+            let mut controller = Controller::new(Arc::clone(&subsystem), args.controller())?;
+            controller.set_faults(faults.clone());
             Ok(Server::bind(path, controller)?)
         })
         .collect::<anyhow::Result<_>>()?;
@@ -67,7 +70,20 @@ fn run(args: &Args) -> anyhow::Result<()> {
     }
     let result = wait(&events, ports, &stop);
     subsystem.flush().context("flushing")?;
+    if let Some(plan) = &faults {
+        for Count { name, matched, injected } in plan.counters().iter() {
+            eprintln!("fault '{name}': injected {injected} of {matched}");
+        }
+    }
     result
+}
+
+/// How the controllers are to misbehave, if they are.
+fn faults(args: &Args) -> anyhow::Result<Option<Plan>> {
+    let Some(path) = &args.faults else { return Ok(None) };
+    let what = || format!("--faults {}", path.display());
+    let text = std::fs::read_to_string(path).with_context(what)?;
+    Ok(Some(text.parse().with_context(what)?))
 }
 
 /// The subsystem, with its namespaces.

@@ -2,7 +2,8 @@
 
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixListener;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use doorbell_spec::nvm;
 use doorbell_tests::host::{DATA, Host, IOVA};
@@ -53,6 +54,49 @@ fn an_idle_one_ends_at_once_as_well() {
     let mut server = serve(PROGRAM, &directory.join("socket"), &[]);
     server.signal(Signal::TERM);
     assert!(server.wait().success());
+}
+
+#[test]
+fn a_plan_of_faults_is_followed_and_accounted_for() {
+    let directory = Directory::new("binary");
+    let plan = directory.join("plan.toml");
+    let text =
+        "[[rule]]\nname='broken'\nat='command'\nopcode='read'\nnth=2\ndo='answer'\nstatus='2/81'\n";
+    std::fs::write(&plan, text).expect("plan");
+    let path = directory.join("socket");
+    let faults = format!("--faults={}", plan.display());
+    let args = [&format!("--vfio-user={}", path.display()), "--namespace=memory:1MiB", &faults];
+    let mut server = Command::new(PROGRAM);
+    let server = server.args(args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+    let server = server.expect("start");
+    let mut host = within(|| Host::connect(&path).ok());
+    host.enable().expect("enable");
+    host.create_queue().expect("queues");
+    let read = nvm::read(1, 0, 0).with_prp(IOVA + DATA, 0);
+    let statuses = [(); 3].map(|()| host.io(read).expect("read").status());
+    assert_eq!(statuses.map(|status| status.code()), [0, 0x281, 0]);
+    let pid = rustix::process::Pid::from_child(&server);
+    rustix::process::kill_process(pid, Signal::TERM).expect("kill");
+    let output = server.wait_with_output().expect("end");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && said.contains("'broken': injected 1 of 3"), "{said}");
+
+    std::fs::write(&plan, "\n[[rule]]\nat='command'\ndo='loose'\n").expect("plan");
+    let (output, said) = run(&args);
+    assert!(!output.status.success());
+    assert!(said.contains("plan.toml") && said.contains("line 4, `do`"), "{said}");
+}
+
+/// What `attempt` brings, tried again until it brings something.
+fn within<T>(attempt: impl Fn() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = attempt() {
+            return value;
+        }
+        assert!(start.elapsed() < Duration::from_secs(20), "still nothing");
+        std::thread::yield_now();
+    }
 }
 
 #[test]

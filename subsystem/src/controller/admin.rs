@@ -44,8 +44,9 @@ impl Controller {
             if !waiting && !self.events.deliverable() {
                 break;
             }
-            match completion.room(1, &self.doorbells, &self.memory) {
-                Ok(0) => break,
+            let want = 1 + self.faults.as_ref().map_or(0, |faults| faults.held_for(0));
+            match completion.room(want, &self.doorbells, &self.memory) {
+                Ok(room) if room < want => break,
                 Ok(_) => {}
                 Err(_) => {
                     self.bad_doorbell_value();
@@ -63,6 +64,9 @@ impl Controller {
             submission.head = submission.next(submission.head);
             taken += 1;
             let sqe = Sqe::from_words(words);
+            if self.faults.is_some() && !self.admin_fetched(&sqe) {
+                if self.running { continue } else { break }
+            }
             match self.admin_command(&sqe) {
                 Ok(Outcome::Done(result)) => self.complete(sqe.cid(), Status::SUCCESS, result),
                 Ok(Outcome::Held) => {}
@@ -192,6 +196,7 @@ impl Controller {
         let Some(mut queue) = self.queues.close_submission(id) else {
             return Err(Status::INTERNAL_ERROR);
         };
+        self.end_held(id);
         // What was not fetched is aborted: as many as there is room for are told so (TGT-4).
         let _ = queue.look(&self.doorbells, &self.memory);
         if let Some(completion) = self.queues.completion(queue.cqid) {
@@ -235,6 +240,9 @@ impl Controller {
     fn abort(&mut self, sqe: &Sqe) -> u64 {
         const NOT_ABORTED: u64 = 1;
         let target = AbortCdw10::from_bits(sqe.cdw10);
+        if self.abort_held(target.sqid(), target.cid()) {
+            return 0;
+        }
         // Two completions: the aborted request's, and this command's own.
         let Some((_, completion)) = self.queues.admin() else { return NOT_ABORTED };
         let room = completion.room(2, &self.doorbells, &self.memory).unwrap_or(0);

@@ -145,6 +145,16 @@ impl Controller {
 
     /// Copies `data` to the host, followed by zeroes up to `len` bytes.
     pub(super) fn give(&mut self, sqe: &Sqe, data: &[u8], len: usize) -> Result<(), Status> {
+        let mut edited = Vec::new();
+        let data = match &mut self.faults {
+            None => data,
+            Some(faults) => {
+                edited.extend_from_slice(data);
+                edited.resize(len, 0);
+                faults.reply(sqe, &mut edited);
+                &edited
+            }
+        };
         io_command::give(&self.memory, self.page_shift, sqe, data, len, &mut self.scratch)
     }
 }

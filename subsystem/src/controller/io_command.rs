@@ -15,6 +15,8 @@ use crate::backend::{Cursor, MediaError};
 use crate::memory::{HostBytes, HostMemory};
 use crate::namespace::Namespace;
 
+mod badly;
+
 /// What the I/O queues did, for the SMART log.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Counters {

@@ -229,6 +229,13 @@ impl CompletionQueue {
     #[inline]
     pub(crate) fn post(&mut self, memory: &HostMemory, answer: &Answer) -> bool {
         debug_assert!(self.free() > 0, "posting needs room");
+        let entry = self.entry(answer);
+        self.put(memory, entry)
+    }
+
+    /// The entry that `answer` is at the tail.
+    #[inline]
+    pub(crate) fn entry(&self, answer: &Answer) -> [u64; 2] {
         let entry = Cqe {
             dw0: answer.result as u32,
             dw1: (answer.result >> 32) as u32,
@@ -237,7 +244,13 @@ impl CompletionQueue {
             cid: answer.cid,
             status: StatusField::new(answer.status, self.phase),
         };
-        let written = self.ring.write_entry(memory, self.tail, entry.to_words());
+        entry.to_words()
+    }
+
+    /// Writes an entry at the tail, and goes on to the next one.
+    #[inline]
+    pub(crate) fn put(&mut self, memory: &HostMemory, entry: [u64; 2]) -> bool {
+        let written = self.ring.write_entry(memory, self.tail, entry);
         self.tail += 1;
         if self.tail == self.size {
             self.tail = 0;
@@ -249,6 +262,24 @@ impl CompletionQueue {
 
     pub(crate) fn head(&self) -> u32 {
         self.head
+    }
+
+    pub(crate) fn tail(&self) -> u32 {
+        self.tail
+    }
+
+    pub(crate) fn size(&self) -> u32 {
+        self.size
+    }
+
+    /// What stands at the tail; `None` where that is not mapped.
+    pub(crate) fn peek(&self, memory: &HostMemory) -> Option<[u64; 2]> {
+        self.ring.read_words(memory, self.tail)
+    }
+
+    /// Writes the entry at `index` once more.
+    pub(crate) fn rewrite(&mut self, memory: &HostMemory, index: u32, entry: [u64; 2]) -> bool {
+        self.ring.write_entry(memory, index, entry)
     }
 }
 

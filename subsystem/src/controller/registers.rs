@@ -40,7 +40,7 @@ impl Registers {
         Self { cap, cc: Cc::new(), csts: Csts::new(), aqa: Aqa::new(), asq: 0, acq: 0, masked: 0 }
     }
 
-    fn read(&self, at: u64) -> u32 {
+    pub(super) fn read(&self, at: u64) -> u32 {
         let crto = Crto::new().with_crwmt(u16::from(READY_TIMEOUT));
         match at {
             offset::CAP => self.cap.into_bits() as u32,
@@ -89,12 +89,12 @@ fn high(value: u64, half: u32) -> u64 {
 impl Controller {
     /// Reads `width` bytes, 4 or 8, at `offset` of BAR0. Anything that is no register, and every doorbell, reads as
     /// zero.
-    pub fn read(&self, offset: u64, width: usize) -> u64 {
+    pub fn read(&mut self, offset: u64, width: usize) -> u64 {
         if !aligned(offset, width) || offset >= offset::DOORBELLS {
             return 0;
         }
-        let low = u64::from(self.registers.read(offset));
-        let high = if width == 8 { u64::from(self.registers.read(offset + 4)) } else { 0 };
+        let low = u64::from(self.read_register(offset));
+        let high = if width == 8 { u64::from(self.read_register(offset + 4)) } else { 0 };
         low | high << 32
     }
 
@@ -107,13 +107,24 @@ impl Controller {
         if offset >= offset::DOORBELLS {
             return self.ring(offset, width, value);
         }
-        self.write_register(offset, value as u32);
+        self.write_dword(offset, value as u32);
         if width == 8 {
-            self.write_register(offset + 4, (value >> 32) as u32);
+            self.write_dword(offset + 4, (value >> 32) as u32);
         }
     }
 
-    fn write_register(&mut self, at: u64, value: u32) {
+    fn write_dword(&mut self, at: u64, value: u32) {
+        if self.faults.is_none() || self.written(at, value) {
+            self.write_register(at, value);
+        }
+    }
+
+    fn read_register(&mut self, at: u64) -> u32 {
+        let value = self.registers.read(at);
+        if self.faults.is_some() { self.read_faulty(at, value) } else { value }
+    }
+
+    pub(super) fn write_register(&mut self, at: u64, value: u32) {
         let registers = &mut self.registers;
         match at {
             offset::INTMS => registers.masked |= value,
@@ -200,6 +211,9 @@ impl Controller {
 
     /// Function level reset: every register and everything behind it is as after power on. The memory map stays.
     pub fn reset(&mut self) {
+        if !self.resettable() {
+            return;
+        }
         self.disable();
         let cap = self.registers.cap;
         self.registers = Registers::new(cap.mqes_z(), cap.dstrd(), cap.mpsmax());

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::controller::{Controller, ControllerConfig};
 use crate::doorbells::DoorbellPage;
+use crate::fault::Plan;
 use crate::memory::MapError;
 use crate::subsystem::Subsystem;
 
@@ -124,6 +125,12 @@ impl InProcess {
     /// Function level reset.
     pub fn reset(&self) {
         let _ = self.with(Controller::reset);
+    }
+
+    /// As [`Controller::set_faults`].
+    pub fn set_faults(&self, plan: Option<Plan>) {
+        // A controller that is gone needs none.
+        let _ = self.with(|controller| controller.set_faults(plan));
     }
 
     /// As [`Controller::set_interrupt`].

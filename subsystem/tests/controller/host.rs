@@ -78,7 +78,7 @@ impl Host {
         self.pages(count)
     }
 
-    pub(crate) fn csts(&self) -> Csts {
+    pub(crate) fn csts(&mut self) -> Csts {
         Csts::from_bits(self.controller.read(offset::CSTS, 4) as u32)
     }
 

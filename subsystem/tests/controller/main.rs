@@ -2,6 +2,7 @@
 
 mod admin;
 mod bringup;
+mod faults;
 mod host;
 mod interrupts;
 mod io;

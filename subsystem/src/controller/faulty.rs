@@ -1,0 +1,320 @@
+//! Where a plan of faults gets at the controller: fetching, completing, registers, replies.
+//!
+//! Everything here runs only while there is a plan. Commands are then taken one at a time, which is slower and shows
+//! the same to a host as long as no rule picks anything.
+
+use doorbell_spec::admin::AdminOpcode;
+use doorbell_spec::command::Sqe;
+use doorbell_spec::completion::Cqe;
+use doorbell_spec::status::Status;
+
+use super::io_command::Io;
+use super::queue::{Answer, CompletionQueue};
+use super::{BURST, Controller};
+use crate::fault::Plan;
+use crate::fault::rule::Delivery;
+use crate::fault::state::{self, Faults, Held, Until, Verdict};
+
+/// How long a completion waits for another one to go first.
+const BEHIND: std::time::Duration = std::time::Duration::from_millis(1);
+
+impl Controller {
+    /// Misbehaves from now on as `plan` says, or not any more. Completions that the plan before held back are lost; a
+    /// controller that had vanished is there again, as after power on.
+    pub fn set_faults(&mut self, plan: Option<Plan>) {
+        let vanished = self.faults.as_ref().is_some_and(|faults| faults.vanished);
+        self.faults = plan.map(|plan| Box::new(Faults::new(plan)));
+        if vanished {
+            self.reset();
+        }
+    }
+
+    /// Whether the controller has vanished.
+    pub(super) fn vanished(&self) -> bool {
+        self.faults.as_ref().is_some_and(|faults| faults.vanished)
+    }
+
+    /// Lets what was decided about the whole controller happen; true where that was its end.
+    fn meet_fate(&mut self) -> bool {
+        let Some(faults) = &mut self.faults else { return false };
+        let fate = faults.fate();
+        if fate.vanish {
+            faults.vanished = true;
+            self.running = false;
+        }
+        if fate.fatal {
+            self.fail();
+        }
+        fate.vanish || fate.fatal
+    }
+
+    /// Does what has become due; returns how much that was.
+    pub(super) fn poll_faults(&mut self) -> usize {
+        let mut count = 0;
+        while let Some(write) = self.faults.as_mut().and_then(|faults| faults.due_write(self.now)) {
+            self.write_register(write.at, write.value);
+            count += 1;
+        }
+        if !self.running {
+            return count;
+        }
+        let Some(faults) = &mut self.faults else { return count };
+        for (cqid, at, words) in std::mem::take(&mut faults.halves) {
+            if let Some(completion) = self.queues.completion(cqid) {
+                // Unreachable memory would have shown when the first half was written.
+                completion.rewrite(&self.memory, at, words);
+                count += 1;
+            }
+        }
+        let now = self.now;
+        let due = |held: &Held| match held.until {
+            Until::Time(time) | Until::Next(time) => time <= now,
+            Until::Abort => false,
+        };
+        while let Some(held) = self.faults.as_mut().and_then(|faults| faults.release(due)) {
+            self.post_held(&held);
+            count += 1;
+        }
+        count
+    }
+
+    fn post_held(&mut self, held: &Held) {
+        let Some(completion) = self.queues.completion(held.cqid) else { return };
+        if completion.free() == 0 {
+            return;
+        }
+        let reachable = completion.post(&self.memory, &held.answer);
+        self.queues.signals |= completion.vector.is_some();
+        if !reachable {
+            self.fail();
+        }
+    }
+
+    /// Takes commands of one I/O submission queue, one after another.
+    #[cold]
+    pub(super) fn poll_io_faulty(&mut self, at: usize) -> usize {
+        let mut taken = 0;
+        while taken < BURST && self.running {
+            let Some(faults) = &mut self.faults else { break };
+            let Some((submission, completions)) = self.queues.io_queue(at) else { break };
+            if submission.look(&self.doorbells, &self.memory).is_err() {
+                self.bad_doorbell_value();
+                break;
+            }
+            let (sqid, cqid) = (submission.id, submission.cqid);
+            let completion = completions.get_mut(usize::from(cqid)).and_then(Option::as_mut);
+            let Some(completion) = completion else { break };
+            if submission.waiting() == 0 {
+                break;
+            }
+            // What is held back will need room as well.
+            let want = faults.held_for(cqid) + 1;
+            match completion.room(want, &self.doorbells, &self.memory) {
+                Ok(room) if room >= want => {}
+                Ok(_) => break,
+                Err(_) => {
+                    self.bad_doorbell_value();
+                    break;
+                }
+            }
+            let Some(words) = submission.ring.read_entry(&self.memory, submission.head) else {
+                self.fail();
+                break;
+            };
+            submission.head = submission.next(submission.head);
+            taken += 1;
+            let sqe = Sqe::from_words(words);
+            let sqhd = submission.head as u16;
+            let mut answer =
+                Answer { sqid, sqhd, cid: sqe.cid(), status: Status::SUCCESS, result: 0 };
+            match faults.command(sqid, &sqe) {
+                Verdict::Lose => {
+                    self.meet_fate();
+                    continue;
+                }
+                Verdict::Hang => {
+                    self.hang(cqid, answer);
+                    continue;
+                }
+                Verdict::Answer(status, result) => {
+                    (answer.status, answer.result) = (status, result)
+                }
+                Verdict::Proceed(fault) => {
+                    let mut io = Io {
+                        memory: &self.memory,
+                        slots: &self.namespaces,
+                        page_shift: self.page_shift,
+                        max_bytes: 4096 << self.config.mdts,
+                        write_through: !self.features.write_cache,
+                        scratch: &mut self.scratch,
+                        counters: &mut self.counters,
+                    };
+                    answer.status = match fault {
+                        None => io.execute(&sqe),
+                        Some(fault) => io.execute_badly(&sqe, &fault),
+                    };
+                    if !answer.status.is_success() {
+                        answer.status = self.errors.record(sqid, &sqe, answer.status);
+                    }
+                }
+            }
+            self.post_faulty(cqid, &sqe, answer);
+        }
+        taken
+    }
+
+    fn hang(&mut self, cqid: u16, answer: Answer) {
+        if let Some(faults) = &mut self.faults {
+            let answer = Answer { status: Status::ABORTED_BY_REQUEST, ..answer };
+            faults.held.push(Held { until: Until::Abort, cqid, answer });
+        }
+    }
+
+    /// An admin command was fetched; whether it is to be carried out.
+    #[cold]
+    pub(super) fn admin_fetched(&mut self, sqe: &Sqe) -> bool {
+        let Some(faults) = &mut self.faults else { return true };
+        faults.admin = *sqe;
+        let verdict = faults.command(0, sqe);
+        match verdict {
+            Verdict::Proceed(_) => return true,
+            Verdict::Lose => {
+                self.meet_fate();
+            }
+            Verdict::Hang => {
+                let sqhd = self.queues.admin().map_or(0, |(submission, _)| submission.head as u16);
+                let status = Status::SUCCESS;
+                self.hang(0, Answer { sqid: 0, sqhd, cid: sqe.cid(), status, result: 0 });
+            }
+            Verdict::Answer(status, result) => self.complete(sqe.cid(), status, result),
+        }
+        false
+    }
+
+    /// Posts the completion of an admin command, or not.
+    #[cold]
+    pub(super) fn complete_faulty(&mut self, answer: Answer) {
+        let Some(faults) = &self.faults else { return };
+        // Beside the command just fetched, only event requests end.
+        let sqe = if faults.admin.cid() == answer.cid {
+            faults.admin
+        } else {
+            Sqe::new(AdminOpcode::ASYNC_EVENT_REQUEST.0).with_cid(answer.cid)
+        };
+        self.post_faulty(0, &sqe, answer);
+    }
+
+    fn post_faulty(&mut self, cqid: u16, sqe: &Sqe, mut answer: Answer) {
+        let Some(faults) = &mut self.faults else { return };
+        let delivery = faults.completion(sqe, &mut answer);
+        if self.meet_fate() {
+            return;
+        }
+        let now = self.now;
+        let Some(faults) = &mut self.faults else { return };
+        let Some(completion) = self.queues.completion(cqid) else { return };
+        let mut hold = |until| faults.held.push(Held { until, cqid, answer });
+        let memory = &self.memory;
+        let reachable = match delivery {
+            Delivery::Lost => return,
+            Delivery::Delayed(by) => return hold(Until::Time(now + by)),
+            Delivery::Behind => return hold(Until::Next(now + BEHIND)),
+            Delivery::Normal => completion.post(memory, &answer),
+            Delivery::Twice => {
+                completion.post(memory, &answer)
+                    && (completion.free() <= faults.held_for(cqid)
+                        || completion.post(memory, &answer))
+            }
+            Delivery::WrongPhase => {
+                let [low, high] = completion.entry(&answer);
+                completion.put(memory, [low, high ^ Cqe::PHASE_BIT])
+            }
+            Delivery::Halves => {
+                let (at, whole) = (completion.tail(), completion.entry(&answer));
+                let before = completion.peek(memory);
+                faults.halves.push((cqid, at, whole));
+                before.is_some_and(|before| completion.put(memory, state::half(before, whole)))
+            }
+            Delivery::Flood => flood(completion, memory, &answer),
+        };
+        self.queues.signals |= completion.vector.is_some();
+        if !reachable {
+            self.fail();
+        }
+        let behind = |held: &Held| held.cqid == cqid && matches!(held.until, Until::Next(_));
+        while let Some(held) = self.faults.as_mut().and_then(|faults| faults.release(behind)) {
+            self.post_held(&held);
+        }
+    }
+
+    /// Ends a command that was held back, because it is aborted; false where there is none.
+    pub(super) fn abort_held(&mut self, sqid: u16, cid: u16) -> bool {
+        let Some(faults) = &mut self.faults else { return false };
+        let target = |held: &Held| held.answer.sqid == sqid && held.answer.cid == cid;
+        let Some(mut held) = faults.release(target) else { return false };
+        held.answer.status = Status::ABORTED_BY_REQUEST;
+        self.post_held(&held);
+        true
+    }
+
+    /// Ends the commands of a submission queue that were held back, because it is deleted (TGT-4).
+    pub(super) fn end_held(&mut self, sqid: u16) {
+        let of_queue = |held: &Held| held.answer.sqid == sqid;
+        while let Some(mut held) = self.faults.as_mut().and_then(|faults| faults.release(of_queue))
+        {
+            if held.until == Until::Abort {
+                held.answer.status = Status::ABORTED_SQ_DELETION;
+            }
+            self.post_held(&held);
+        }
+    }
+
+    /// The dword of a register, which holds `value`, as it is read.
+    #[cold]
+    pub(super) fn read_faulty(&mut self, at: u64, value: u32) -> u32 {
+        let Some(faults) = &mut self.faults else { return value };
+        if faults.vanished {
+            return u32::MAX;
+        }
+        let shown = faults.read(at, value);
+        match self.meet_fate() {
+            // Seen at once by the read that brought it about.
+            true => {
+                let now = self.registers.read(at);
+                if self.vanished() { u32::MAX } else { now }
+            }
+            false => shown,
+        }
+    }
+
+    /// A register is written; whether that takes effect now.
+    #[cold]
+    pub(super) fn written(&mut self, at: u64, value: u32) -> bool {
+        let now = self.now;
+        let Some(faults) = &mut self.faults else { return true };
+        if faults.vanished {
+            return false;
+        }
+        let effective = faults.write(at, value, now);
+        !self.meet_fate() && effective
+    }
+
+    /// A function level reset is asked for; whether it takes effect.
+    pub(super) fn resettable(&mut self) -> bool {
+        match &mut self.faults {
+            Some(faults) => !faults.vanished && faults.function_reset(),
+            None => true,
+        }
+    }
+}
+
+fn flood(
+    completion: &mut CompletionQueue,
+    memory: &crate::memory::HostMemory,
+    answer: &Answer,
+) -> bool {
+    (0..completion.size()).all(|_| {
+        let words = completion.entry(answer);
+        completion.put(memory, words)
+    })
+}

@@ -1,0 +1,269 @@
+//! A plan at work in one controller: what has been seen, the dice, and what is held back.
+//!
+//! Decides only. The controller does what is decided, in `controller/faulty.rs`.
+
+use std::time::Duration;
+
+use doorbell_spec::command::Sqe;
+use doorbell_spec::completion::Cqe;
+
+use super::rule::{Act, DataFault, Delivery, Field, Place, Rule};
+use super::{Counters, Plan};
+use crate::controller::queue::Answer;
+
+/// What becomes of a command.
+pub(crate) enum Verdict {
+    /// It is carried out, with its data treated so.
+    Proceed(Option<DataFault>),
+    Lose,
+    Hang,
+    Answer(doorbell_spec::status::Status, u64),
+}
+
+/// What becomes of the controller.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Fate {
+    pub(crate) fatal: bool,
+    pub(crate) vanish: bool,
+}
+
+/// A completion that has not been posted yet.
+pub(crate) struct Held {
+    pub(crate) until: Until,
+    pub(crate) cqid: u16,
+    pub(crate) answer: Answer,
+}
+
+/// When a held completion is posted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// At this time.
+    Time(Duration),
+    /// After the next completion of its queue, or at this time where none comes.
+    Next(Duration),
+    /// The command is aborted.
+    Abort,
+}
+
+/// A register write that takes effect later.
+#[derive(Clone, Copy)]
+pub(crate) struct LateWrite {
+    pub(crate) due: Duration,
+    pub(crate) at: u64,
+    pub(crate) value: u32,
+}
+
+struct Active {
+    rule: Rule,
+    matched: u64,
+    injected: u64,
+}
+
+/// A plan at work.
+pub(crate) struct Faults {
+    rules: Vec<Active>,
+    counters: Counters,
+    random: u64,
+    fate: Fate,
+    /// The controller has vanished for good.
+    pub(crate) vanished: bool,
+    pub(crate) held: Vec<Held>,
+    /// The admin command fetched last.
+    pub(crate) admin: Sqe,
+    /// Entries of which only the phase has been written: completion queue, place, entry.
+    pub(crate) halves: Vec<(u16, u32, [u64; 2])>,
+    pub(crate) late: Vec<LateWrite>,
+}
+
+impl Faults {
+    pub(crate) fn new(plan: Plan) -> Self {
+        let Plan { seed, rules, counters } = plan;
+        let active = |rule| Active { rule, matched: 0, injected: 0 };
+        Self {
+            rules: rules.into_iter().map(active).collect(),
+            counters,
+            random: seed,
+            fate: Fate::default(),
+            vanished: false,
+            held: Vec::new(),
+            admin: Sqe::new(0),
+            halves: Vec::new(),
+            late: Vec::new(),
+        }
+    }
+
+    /// What a Controller Reset clears. What the registers were told late stays.
+    pub(crate) fn reset(&mut self) {
+        self.held.clear();
+        self.halves.clear();
+    }
+
+    /// What the last questions decided about the controller as a whole.
+    pub(crate) fn fate(&mut self) -> Fate {
+        std::mem::take(&mut self.fate)
+    }
+
+    /// Calls `act` for each rule that picks what stands before it, as `picks` says of a place.
+    fn ask(&mut self, picks: impl Fn(&Place) -> bool, mut act: impl FnMut(&Act)) {
+        for (index, active) in self.rules.iter_mut().enumerate() {
+            if !picks(&active.rule.place) {
+                continue;
+            }
+            active.matched += 1;
+            let due = active.matched > active.rule.after && active.injected < active.rule.times;
+            let injected = due && (roll(&mut self.random) >> 32) < active.rule.chance;
+            active.injected += u64::from(injected);
+            self.counters.count(index, injected);
+            if !injected {
+                continue;
+            }
+            match &active.rule.act {
+                Act::Fatal => self.fate.fatal = true,
+                Act::Vanish => self.fate.vanish = true,
+                other => act(other),
+            }
+        }
+    }
+
+    /// A command was fetched.
+    pub(crate) fn command(&mut self, queue: u16, sqe: &Sqe) -> Verdict {
+        let mut verdict = Verdict::Proceed(None);
+        let picks =
+            |place: &Place| matches!(place, Place::Command(which) if which.pick(queue, sqe));
+        self.ask(picks, |act| match act {
+            Act::Lose => verdict = Verdict::Lose,
+            Act::Hang => verdict = Verdict::Hang,
+            Act::Answer(status, result) => verdict = Verdict::Answer(*status, *result),
+            Act::Data(fault) => verdict = Verdict::Proceed(Some(fault.clone())),
+            _ => {}
+        });
+        if self.fate != Fate::default() {
+            verdict = Verdict::Lose;
+        }
+        verdict
+    }
+
+    /// The completion `answer` to `sqe` is about to be posted.
+    pub(crate) fn completion(&mut self, sqe: &Sqe, answer: &mut Answer) -> Delivery {
+        let mut delivery = Delivery::Normal;
+        let queue = answer.sqid;
+        let picks =
+            |place: &Place| matches!(place, Place::Completion(which) if which.pick(queue, sqe));
+        self.ask(picks, |act| match act {
+            Act::Deliver(how) => delivery = *how,
+            Act::Change(field) => match *field {
+                Field::Status(status) => answer.status = status,
+                Field::Cid(cid) => answer.cid = cid,
+                Field::CidBits(bits) => answer.cid ^= bits,
+                Field::Sqid(sqid) => answer.sqid = sqid,
+                Field::Sqhd(sqhd) => answer.sqhd = sqhd,
+                Field::Result(result) => answer.result = result,
+            },
+            _ => {}
+        });
+        if self.fate != Fate::default() {
+            delivery = Delivery::Lost;
+        }
+        delivery
+    }
+
+    /// `bytes` are about to be returned for the admin command `sqe`.
+    pub(crate) fn reply(&mut self, sqe: &Sqe, bytes: &mut [u8]) {
+        let picks = |place: &Place| matches!(place, Place::Reply(which) if which.pick(0, sqe));
+        self.ask(picks, |act| {
+            if let Act::Edit(edit) = act {
+                edit(bytes);
+            }
+        });
+    }
+
+    /// The dword at `at` is read, which holds `value`.
+    pub(crate) fn read(&mut self, at: u64, value: u32) -> u32 {
+        let mut value = value;
+        // Registers have up to 8 bytes: a rule for one names its first.
+        let shift = |register: u64| match at.wrapping_sub(register) {
+            0 => Some(0),
+            4 if is_wide(register) => Some(32),
+            _ => None,
+        };
+        // A closure that acts does not know the place: one pass for each half.
+        for half in [0, 32] {
+            let picks = |place: &Place| matches!(place, Place::Read(register) if shift(*register) == Some(half));
+            self.ask(picks, |act| {
+                if let Act::Bits { and, or } = act {
+                    value = value & (and >> half) as u32 | (or >> half) as u32;
+                }
+            });
+        }
+        value
+    }
+
+    /// The dword `value` is written at `at`; whether it takes effect now.
+    pub(crate) fn write(&mut self, at: u64, value: u32, now: Duration) -> bool {
+        let mut effective = true;
+        let mut late = None;
+        let picks = |place: &Place| match *place {
+            Place::Write { at: register, mask, value: having } => {
+                register == at && value & mask == having & mask
+            }
+            _ => false,
+        };
+        self.ask(picks, |act| match act {
+            Act::Lose => effective = false,
+            Act::Late(by) => late = Some(*by),
+            _ => {}
+        });
+        if let (true, Some(by)) = (effective, late) {
+            self.late.push(LateWrite { due: now + by, at, value });
+        }
+        effective && late.is_none() && self.fate == Fate::default()
+    }
+
+    /// Whether a function level reset takes effect.
+    pub(crate) fn function_reset(&mut self) -> bool {
+        let mut effective = true;
+        self.ask(
+            |place| matches!(place, Place::FunctionReset),
+            |act| effective &= !matches!(act, Act::Lose),
+        );
+        effective
+    }
+
+    /// Entries of a completion queue that held completions will need.
+    pub(crate) fn held_for(&self, cqid: u16) -> u32 {
+        self.held.iter().filter(|held| held.cqid == cqid).count() as u32
+    }
+
+    /// Takes the oldest held completion that `is_due`.
+    pub(crate) fn release(&mut self, is_due: impl Fn(&Held) -> bool) -> Option<Held> {
+        let at = self.held.iter().position(is_due)?;
+        Some(self.held.remove(at))
+    }
+
+    /// Takes the oldest late write that is due.
+    pub(crate) fn due_write(&mut self, now: Duration) -> Option<LateWrite> {
+        let at = self.late.iter().position(|write| write.due <= now)?;
+        Some(self.late.remove(at))
+    }
+}
+
+/// What a completion entry looks like while only its phase tag has been written.
+pub(crate) fn half(old: [u64; 2], new: [u64; 2]) -> [u64; 2] {
+    let [_, fresh] = new;
+    let [low, high] = old;
+    [low, high & !Cqe::PHASE_BIT | fresh & Cqe::PHASE_BIT]
+}
+
+/// Registers of 8 bytes that this controller has.
+fn is_wide(register: u64) -> bool {
+    use doorbell_spec::register::offset;
+    matches!(register, offset::CAP | offset::ASQ | offset::ACQ)
+}
+
+/// The next number (splitmix64).
+fn roll(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mixed = (*state ^ *state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ mixed >> 31
+}
