@@ -5,5 +5,6 @@ pub mod host;
 pub mod model;
 pub mod port;
 pub mod process;
+pub mod proxy;
 pub mod rig;
 pub mod wire;
