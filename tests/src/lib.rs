@@ -1,6 +1,7 @@
 //! What the integration tests share.
 
 pub mod function;
+pub mod fuzz;
 pub mod host;
 pub mod model;
 pub mod port;
