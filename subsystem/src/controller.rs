@@ -26,10 +26,11 @@ use doorbell_spec::status::Status;
 use crate::doorbells::{DoorbellMemory, DoorbellPage};
 use crate::fault::state::Faults;
 use crate::memory::{HostMemory, MapError};
-use crate::subsystem::{Slots, Subsystem};
+use crate::subsystem::Subsystem;
 
 mod admin;
-mod event;
+pub(crate) mod core;
+pub(crate) mod event;
 mod faulty;
 mod feature;
 mod identify;
@@ -38,13 +39,11 @@ mod log;
 pub(crate) mod prp;
 pub(crate) mod queue;
 mod queues;
-mod registers;
+pub(crate) mod registers;
 
+use self::core::{Core, Kind};
 use admin::DoorbellBuffer;
-use event::Events;
-use feature::Features;
-use io_command::{Counters, Io, Scratch};
-use log::{ChangedNamespaces, ErrorLog};
+use io_command::{BOUNCE, Io, Pieces, Prps};
 use queue::Answer;
 use queues::Queues;
 use registers::Registers;
@@ -125,30 +124,19 @@ pub enum ControllerError {
 /// An NVMe controller.
 pub struct Controller {
     pub(crate) memory: HostMemory,
-    subsystem: Arc<Subsystem>,
-    config: ControllerConfig,
-    cntlid: u16,
+    core: Core,
     registers: Registers,
     doorbells: Arc<DoorbellPage>,
     queues: Queues,
     /// Enabled, not failed, not shut down.
     running: bool,
     page_shift: u32,
-    namespaces: Slots,
-    /// The subsystem's count that `namespaces` belongs to.
-    generation: u64,
-    features: Features,
-    events: Events,
-    errors: ErrorLog,
-    changed: ChangedNamespaces,
-    counters: Counters,
-    scratch: Scratch,
+    pieces: Pieces,
+    bounce: Box<[u8]>,
     batch: Box<[[u64; 8]; BURST]>,
     interrupts: Vec<Option<File>>,
     /// Where the host keeps shadow doorbells, once it has said so.
     buffer: Option<DoorbellBuffer>,
-    /// The time of this round, as the port has it.
-    now: Duration,
     /// Misbehaviour, where it is wanted.
     faults: Option<Box<Faults>>,
     idle_rounds: u32,
@@ -171,51 +159,40 @@ impl Controller {
             .map_err(|_| io::ErrorKind::OutOfMemory.into())
             .and_then(|len| DoorbellPage::new(len, config.doorbells))
             .map_err(|source| ControllerError::Doorbells { len, source })?;
-        let cntlid = subsystem.enter().ok_or(ControllerError::Full)?;
-        let (generation, namespaces) = subsystem.snapshot();
         // Every page of the largest transfer in a piece of its own, and one more where it begins within a page.
         let max_pieces = (1 << config.mdts) + 1;
         Ok(Self {
             memory: HostMemory::default(),
+            core: Core::new(subsystem, config, Kind::Pcie)?,
             registers: Registers::new(config.mqes_z, config.dstrd, config.mpsmax),
             doorbells: Arc::new(doorbells),
             queues: Queues::new(config.max_io_queues),
             running: false,
             page_shift: 12,
-            namespaces,
-            generation,
-            features: Features::new(config.max_io_queues),
-            events: Events::default(),
-            errors: ErrorLog::default(),
-            changed: ChangedNamespaces::default(),
-            counters: Counters::default(),
-            scratch: Scratch::new(max_pieces),
+            pieces: Pieces::new(max_pieces),
+            bounce: vec![0; BOUNCE].into(),
             batch: Box::new([[0; 8]; BURST]),
             interrupts: (0..config.vectors).map(|_| None).collect(),
             buffer: None,
-            now: Duration::ZERO,
             faults: None,
             idle_rounds: 0,
             scan: 0,
-            subsystem,
-            config,
-            cntlid,
         })
     }
 
     /// The settings.
     pub fn config(&self) -> &ControllerConfig {
-        &self.config
+        &self.core.config
     }
 
     /// The subsystem.
     pub fn subsystem(&self) -> &Arc<Subsystem> {
-        &self.subsystem
+        &self.core.subsystem
     }
 
     /// The controller identifier.
     pub fn cntlid(&self) -> u16 {
-        self.cntlid
+        self.core.cntlid
     }
 
     /// The doorbells, from BAR0 offset 1000h on.
@@ -247,7 +224,7 @@ impl Controller {
     /// Where there is no such vector.
     pub fn set_interrupt(&mut self, vector: u16, eventfd: Option<OwnedFd>) -> io::Result<()> {
         let Some(slot) = self.interrupts.get_mut(usize::from(vector)) else {
-            let vectors = self.config.vectors;
+            let vectors = self.core.config.vectors;
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 format!("there is no interrupt vector {vector}; the controller has {vectors}"),
@@ -259,7 +236,7 @@ impl Controller {
 
     /// One round over all queues at the time `now`, which only ever grows. Returns the commands taken; 0 means idle.
     pub fn poll(&mut self, now: Duration) -> usize {
-        self.now = now;
+        self.core.now = now;
         let mut taken = 0;
         if self.faults.is_some() {
             taken += self.poll_faults();
@@ -267,9 +244,7 @@ impl Controller {
         if !self.running {
             return taken;
         }
-        if self.subsystem.generation() != self.generation {
-            self.namespaces_changed();
-        }
+        self.core.refresh();
         taken += self.poll_admin();
         for turn in 0..self.queues.io_submissions() {
             if !self.running {
@@ -300,7 +275,7 @@ impl Controller {
     fn poll_io(&mut self, at: usize) -> usize {
         let Some((submission, completions)) = self.queues.io_queue(at) else { return 0 };
         if submission.look(&self.doorbells, &self.memory).is_err() {
-            self.bad_doorbell_value();
+            self.core.bad_doorbell_value();
             return 0;
         }
         let waiting = submission.waiting().min(BURST as u32);
@@ -310,7 +285,7 @@ impl Controller {
         let completion = completions.get_mut(usize::from(submission.cqid)).and_then(Option::as_mut);
         let Some(completion) = completion else { return 0 };
         let Ok(room) = completion.room(waiting, &self.doorbells, &self.memory) else {
-            self.bad_doorbell_value();
+            self.core.bad_doorbell_value();
             return 0;
         };
         let count = waiting.min(room) as usize;
@@ -326,13 +301,16 @@ impl Controller {
         }
         submission.head = head;
         let mut io = Io {
-            memory: &self.memory,
-            slots: &self.namespaces,
-            page_shift: self.page_shift,
-            max_bytes: 4096 << self.config.mdts,
-            write_through: !self.features.write_cache,
-            scratch: &mut self.scratch,
-            counters: &mut self.counters,
+            data: Prps {
+                memory: &self.memory,
+                page_shift: self.page_shift,
+                pieces: &mut self.pieces,
+            },
+            slots: &self.core.namespaces,
+            max_bytes: self.core.max_bytes(),
+            write_through: !self.core.features.write_cache,
+            bounce: &mut self.bounce,
+            counters: &mut self.core.counters,
         };
         let mut reachable = true;
         let batch = self.batch.get(..count).unwrap_or_default();
@@ -346,7 +324,7 @@ impl Controller {
                 let sqe = Sqe::from_words(*words);
                 let mut status = io.execute(&sqe);
                 if !status.is_success() {
-                    status = self.errors.record(submission.id, &sqe, status);
+                    status = self.core.errors.record(submission.id, &sqe, status);
                 }
                 *answer = (sqe.cid(), status);
             }
@@ -372,7 +350,7 @@ impl Controller {
         self.scan = if self.scan + 1 < self.doorbells.len() / 4 { self.scan + 1 } else { 0 };
         if self.doorbells.load(self.scan) != 0 && !self.queues.has_doorbell(self.scan) {
             self.doorbells.store(self.scan, 0);
-            self.bad_doorbell_register();
+            self.core.bad_doorbell_register();
         }
     }
 
@@ -388,35 +366,10 @@ impl Controller {
         }
     }
 
-    /// Takes over the subsystem's namespaces and reports what is different (Base 2.1, Changed Namespace List).
-    #[cold]
-    fn namespaces_changed(&mut self) {
-        let (generation, namespaces) = self.subsystem.snapshot();
-        let mut changes = false;
-        for (slot, (old, new)) in self.namespaces.iter().zip(&namespaces).enumerate() {
-            let same = match (old, new) {
-                (None, None) => true,
-                (Some(old), Some(new)) => Arc::ptr_eq(old, new),
-                _ => false,
-            };
-            if !same {
-                self.changed.add(slot as u32 + 1);
-                changes = true;
-            }
-        }
-        self.generation = generation;
-        self.namespaces = namespaces;
-        if changes {
-            self.namespace_notice();
-        }
-    }
-
     /// Forgets what a Controller Reset clears (RST-1).
     fn forget(&mut self) {
         self.queues.clear();
-        self.events = Events::default();
-        self.features = Features::new(self.config.max_io_queues);
-        self.changed = ChangedNamespaces::default();
+        self.core.forget();
         self.buffer = None;
         if let Some(faults) = &mut self.faults {
             faults.reset();
@@ -460,14 +413,8 @@ fn check(config: &ControllerConfig) -> Result<(), ControllerError> {
 impl std::fmt::Debug for Controller {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Controller")
-            .field("cntlid", &self.cntlid)
+            .field("cntlid", &self.core.cntlid)
             .field("csts", &self.registers.csts)
             .finish_non_exhaustive()
-    }
-}
-
-impl Drop for Controller {
-    fn drop(&mut self) {
-        self.subsystem.leave(self.cntlid);
     }
 }

@@ -9,25 +9,46 @@ use doorbell_spec::admin::{
 use doorbell_spec::command::Sqe;
 use doorbell_spec::status::Status;
 
-use super::io_command::{check_form, pointer};
+use super::core::{Outcome, Transfer};
+use super::io_command::{Data, Prps, check_form, give, pointer, take};
 use super::prp::{self, DataPointer};
 use super::queue::{Answer, CompletionQueue, Doorbell, Shadow, SubmissionQueue};
 use super::{BURST, Controller};
+use crate::fault::state::Faults;
 use crate::memory::Ring;
-
-/// How an admin command goes on.
-enum Outcome {
-    /// It is done, with this result.
-    Done(u64),
-    /// It stays outstanding.
-    Held,
-}
 
 /// Shadow doorbells and event indices, one page each (Doorbell Buffer Config).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DoorbellBuffer {
     shadow: u64,
     events: u64,
+}
+
+/// Data of an admin command behind its PRP entries.
+struct PrpTransfer<'a> {
+    sqe: &'a Sqe,
+    prps: Prps<'a>,
+    faults: Option<&'a mut Faults>,
+}
+
+impl Transfer for PrpTransfer<'_> {
+    fn give(&mut self, data: &[u8], len: usize) -> Result<(), Status> {
+        let mut edited = Vec::new();
+        let data = match &mut self.faults {
+            None => data,
+            Some(faults) => {
+                edited.extend_from_slice(data);
+                edited.resize(len, 0);
+                faults.reply(self.sqe, &mut edited);
+                &edited
+            }
+        };
+        self.prps.with(self.sqe, len, |pieces| give(pieces, data))
+    }
+
+    fn take(&mut self, data: &mut [u8]) -> Result<(), Status> {
+        self.prps.with(self.sqe, data.len(), |pieces| take(pieces, data))
+    }
 }
 
 impl Controller {
@@ -37,11 +58,11 @@ impl Controller {
         while taken < BURST {
             let Some((submission, completion)) = self.queues.admin() else { break };
             if submission.look(&self.doorbells, &self.memory).is_err() {
-                self.bad_doorbell_value();
+                self.core.bad_doorbell_value();
                 break;
             }
             let waiting = submission.waiting() != 0;
-            if !waiting && !self.events.deliverable() {
+            if !waiting && !self.core.events.deliverable() {
                 break;
             }
             let want = 1 + self.faults.as_ref().map_or(0, |faults| faults.held_for(0));
@@ -49,11 +70,11 @@ impl Controller {
                 Ok(room) if room < want => break,
                 Ok(_) => {}
                 Err(_) => {
-                    self.bad_doorbell_value();
+                    self.core.bad_doorbell_value();
                     break;
                 }
             }
-            if let Some((cid, event)) = self.events.deliver() {
+            if let Some((cid, event)) = self.core.events.deliver() {
                 self.complete(cid, Status::SUCCESS, u64::from(event.into_bits()));
                 continue;
             }
@@ -71,7 +92,7 @@ impl Controller {
                 Ok(Outcome::Done(result)) => self.complete(sqe.cid(), Status::SUCCESS, result),
                 Ok(Outcome::Held) => {}
                 Err(status) => {
-                    let status = self.errors.record(0, &sqe, status);
+                    let status = self.core.errors.record(0, &sqe, status);
                     self.complete(sqe.cid(), status, 0);
                 }
             }
@@ -84,28 +105,27 @@ impl Controller {
 
     fn admin_command(&mut self, sqe: &Sqe) -> Result<Outcome, Status> {
         // Event requests are the only commands that stay, so they are the only identifiers in use (TGT-5).
-        if self.events.holds(sqe.cid()) {
+        if self.core.events.holds(sqe.cid()) {
             return Err(Status::COMMAND_ID_CONFLICT.with_dnr());
         }
         check_form(sqe)?;
         let result = match AdminOpcode(sqe.opcode()) {
             AdminOpcode::DELETE_IO_SQ => self.delete_submission(sqe)?,
             AdminOpcode::CREATE_IO_SQ => self.create_submission(sqe)?,
-            AdminOpcode::GET_LOG_PAGE => self.get_log_page(sqe)?,
             AdminOpcode::DELETE_IO_CQ => self.delete_completion(sqe)?,
             AdminOpcode::CREATE_IO_CQ => self.create_completion(sqe)?,
-            AdminOpcode::IDENTIFY => self.identify(sqe)?,
             AdminOpcode::ABORT => self.abort(sqe),
-            AdminOpcode::SET_FEATURES => self.set_features(sqe)?,
-            AdminOpcode::GET_FEATURES => self.get_features(sqe)?,
-            AdminOpcode::ASYNC_EVENT_REQUEST => {
-                if !self.events.hold(sqe.cid()) {
-                    return Err(Status::EVENT_LIMIT_EXCEEDED.with_dnr());
-                }
-                return Ok(Outcome::Held);
-            }
             AdminOpcode::DOORBELL_BUFFER_CONFIG => self.doorbell_buffer_config(sqe)?,
-            _ => return Err(Status::INVALID_OPCODE.with_dnr()),
+            _ => {
+                self.core.io_queues = self.queues.has_io();
+                let prps = Prps {
+                    memory: &self.memory,
+                    page_shift: self.page_shift,
+                    pieces: &mut self.pieces,
+                };
+                let faults = self.faults.as_deref_mut();
+                return self.core.admin_command(sqe, &mut PrpTransfer { sqe, prps, faults });
+            }
         };
         Ok(Outcome::Done(result))
     }
@@ -115,14 +135,14 @@ impl Controller {
         let options = CreateCqCdw11::from_bits(sqe.cdw11);
         let id = size.qid();
         if id == 0
-            || id > self.features.granted_completions()
+            || id > self.core.features.granted_completions()
             || self.queues.completion(id).is_some()
         {
             return Err(Status::INVALID_QUEUE_ID.with_dnr());
         }
         let entries = self.queue_size(size)?;
         self.queue_base(sqe)?;
-        if options.iv() >= self.config.vectors {
+        if options.iv() >= self.core.config.vectors {
             return Err(Status::INVALID_INTERRUPT_VECTOR.with_dnr());
         }
         if !options.pc() {
@@ -139,14 +159,14 @@ impl Controller {
         let size = CreateQueueCdw10::from_bits(sqe.cdw10);
         let options = CreateSqCdw11::from_bits(sqe.cdw11);
         let (id, cqid) = (size.qid(), options.cqid());
-        if cqid == 0 || cqid > self.features.granted_completions() {
+        if cqid == 0 || cqid > self.core.features.granted_completions() {
             return Err(Status::INVALID_QUEUE_ID.with_dnr());
         }
         if self.queues.completion(cqid).is_none() {
             return Err(Status::COMPLETION_QUEUE_INVALID.with_dnr());
         }
         if id == 0
-            || id > self.features.granted_submissions()
+            || id > self.core.features.granted_submissions()
             || self.queues.submission(id).is_some()
         {
             return Err(Status::INVALID_QUEUE_ID.with_dnr());
@@ -164,7 +184,7 @@ impl Controller {
 
     fn queue_size(&self, size: CreateQueueCdw10) -> Result<u32, Status> {
         self.entry_sizes_selected()?;
-        if size.qsize_z() == 0 || size.qsize_z() > self.config.mqes_z {
+        if size.qsize_z() == 0 || size.qsize_z() > self.core.config.mqes_z {
             return Err(Status::INVALID_QUEUE_SIZE.with_dnr());
         }
         Ok(u32::from(size.qsize_z()) + 1)
@@ -246,7 +266,7 @@ impl Controller {
         // Two completions: the aborted request's, and this command's own.
         let Some((_, completion)) = self.queues.admin() else { return NOT_ABORTED };
         let room = completion.room(2, &self.doorbells, &self.memory).unwrap_or(0);
-        if target.sqid() != 0 || room < 2 || !self.events.abort(target.cid()) {
+        if target.sqid() != 0 || room < 2 || !self.core.events.abort(target.cid()) {
             return NOT_ABORTED;
         }
         self.complete(target.cid(), Status::ABORTED_BY_REQUEST, 0);

@@ -6,7 +6,7 @@
 use doorbell_spec::admin::AsyncEvent;
 use doorbell_spec::log::Lid;
 
-use super::Controller;
+use super::core::Core;
 
 /// AERL: event requests that may be outstanding, minus one.
 pub(crate) const AERL_Z: u8 = 3;
@@ -90,7 +90,7 @@ fn event(aet: u8, aei: u8, lid: Lid) -> AsyncEvent {
     AsyncEvent::new().with_aet(aet).with_aei(aei).with_lid(lid.0)
 }
 
-impl Controller {
+impl Core {
     /// The host wrote to a doorbell that no queue has (RST-8).
     #[cold]
     pub(super) fn bad_doorbell_register(&mut self) {
@@ -115,6 +115,15 @@ impl Controller {
         if self.features.events.nan() {
             let (aet, aei) = (AsyncEvent::TYPE_NOTICE, AsyncEvent::NOTICE_NAMESPACE_CHANGED);
             self.events.raise(event(aet, aei, Lid::CHANGED_NAMESPACES));
+        }
+    }
+
+    #[expect(dead_code, reason = "for the port over TCP, which comes next")]
+    /// The discovery log page changed.
+    pub(crate) fn discovery_notice(&mut self) {
+        if self.features.events.dlpcn() {
+            let (aet, aei) = (AsyncEvent::TYPE_NOTICE, AsyncEvent::NOTICE_DISCOVERY);
+            self.events.raise(event(aet, aei, Lid::DISCOVERY));
         }
     }
 

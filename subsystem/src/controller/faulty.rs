@@ -8,7 +8,7 @@ use doorbell_spec::command::Sqe;
 use doorbell_spec::completion::Cqe;
 use doorbell_spec::status::Status;
 
-use super::io_command::Io;
+use super::io_command::{Io, Prps};
 use super::queue::{Answer, CompletionQueue};
 use super::{BURST, Controller};
 use crate::fault::Plan;
@@ -51,7 +51,9 @@ impl Controller {
     /// Does what has become due; returns how much that was.
     pub(super) fn poll_faults(&mut self) -> usize {
         let mut count = 0;
-        while let Some(write) = self.faults.as_mut().and_then(|faults| faults.due_write(self.now)) {
+        while let Some(write) =
+            self.faults.as_mut().and_then(|faults| faults.due_write(self.core.now))
+        {
             self.write_register(write.at, write.value);
             count += 1;
         }
@@ -66,7 +68,7 @@ impl Controller {
                 count += 1;
             }
         }
-        let now = self.now;
+        let now = self.core.now;
         let due = |held: &Held| match held.until {
             Until::Time(time) | Until::Next(time) => time <= now,
             Until::Abort => false,
@@ -98,7 +100,7 @@ impl Controller {
             let Some(faults) = &mut self.faults else { break };
             let Some((submission, completions)) = self.queues.io_queue(at) else { break };
             if submission.look(&self.doorbells, &self.memory).is_err() {
-                self.bad_doorbell_value();
+                self.core.bad_doorbell_value();
                 break;
             }
             let (sqid, cqid) = (submission.id, submission.cqid);
@@ -113,7 +115,7 @@ impl Controller {
                 Ok(room) if room >= want => {}
                 Ok(_) => break,
                 Err(_) => {
-                    self.bad_doorbell_value();
+                    self.core.bad_doorbell_value();
                     break;
                 }
             }
@@ -141,20 +143,23 @@ impl Controller {
                 }
                 Verdict::Proceed(fault) => {
                     let mut io = Io {
-                        memory: &self.memory,
-                        slots: &self.namespaces,
-                        page_shift: self.page_shift,
-                        max_bytes: 4096 << self.config.mdts,
-                        write_through: !self.features.write_cache,
-                        scratch: &mut self.scratch,
-                        counters: &mut self.counters,
+                        data: Prps {
+                            memory: &self.memory,
+                            page_shift: self.page_shift,
+                            pieces: &mut self.pieces,
+                        },
+                        slots: &self.core.namespaces,
+                        max_bytes: self.core.max_bytes(),
+                        write_through: !self.core.features.write_cache,
+                        bounce: &mut self.bounce,
+                        counters: &mut self.core.counters,
                     };
                     answer.status = match fault {
                         None => io.execute(&sqe),
                         Some(fault) => io.execute_badly(&sqe, &fault),
                     };
                     if !answer.status.is_success() {
-                        answer.status = self.errors.record(sqid, &sqe, answer.status);
+                        answer.status = self.core.errors.record(sqid, &sqe, answer.status);
                     }
                 }
             }
@@ -210,7 +215,7 @@ impl Controller {
         if self.meet_fate() {
             return;
         }
-        let now = self.now;
+        let now = self.core.now;
         let Some(faults) = &mut self.faults else { return };
         let Some(completion) = self.queues.completion(cqid) else { return };
         let mut hold = |until| faults.held.push(Held { until, cqid, answer });
@@ -290,7 +295,7 @@ impl Controller {
     /// A register is written; whether that takes effect now.
     #[cold]
     pub(super) fn written(&mut self, at: u64, value: u32) -> bool {
-        let now = self.now;
+        let now = self.core.now;
         let Some(faults) = &mut self.faults else { return true };
         if faults.vanished {
             return false;

@@ -15,7 +15,7 @@ use doorbell_spec::log::CriticalWarning;
 use doorbell_spec::status::Status;
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::Controller;
+use super::core::{Core, Kind, Transfer};
 use super::io_command;
 
 /// Composite temperature, in kelvins: that of a drive with nothing to heat it.
@@ -61,6 +61,8 @@ pub(crate) struct Features {
     /// Milliseconds, when they were set, and whether a host did.
     timestamp: (u64, Duration, bool),
     behavior: HostBehavior,
+    /// Keep Alive Timeout in milliseconds; 0 is off.
+    pub(crate) kato: u32,
 }
 
 impl Features {
@@ -79,6 +81,7 @@ impl Features {
             events: AsyncEventConfig::new(),
             timestamp: (0, Duration::ZERO, false),
             behavior: HostBehavior::new_zeroed(),
+            kato: 0,
         }
     }
 
@@ -106,22 +109,33 @@ fn invalid() -> Status {
     Status::INVALID_FIELD.with_dnr()
 }
 
-/// The features that are supported, and whether they belong to a namespace.
-pub(crate) fn supported() -> impl Iterator<Item = (Fid, bool)> {
+/// The features that a kind of controller supports, and whether they belong to a namespace.
+pub(crate) fn supported(kind: Kind) -> impl Iterator<Item = (Fid, bool)> {
     let controllers = OF_CONTROLLER.into_iter().map(|fid| (fid, false));
-    controllers.chain(OF_NAMESPACE.into_iter().map(|fid| (fid, true)))
+    let all = controllers.chain(OF_NAMESPACE.into_iter().map(|fid| (fid, true)));
+    all.filter(move |(fid, _)| match kind {
+        Kind::Pcie => true,
+        Kind::Fabrics { .. } => {
+            !matches!(*fid, Fid::INTERRUPT_COALESCING | Fid::INTERRUPT_VECTOR_CONFIG)
+        }
+        Kind::Discovery => matches!(*fid, Fid::ASYNC_EVENT_CONFIG | Fid::KEEP_ALIVE_TIMER),
+    })
 }
 
-fn capabilities(fid: Fid) -> Option<Capabilities> {
-    let (_, of_namespace) = supported().find(|(supported, _)| *supported == fid)?;
+fn capabilities(kind: Kind, fid: Fid) -> Option<Capabilities> {
+    let (_, of_namespace) = supported(kind).find(|(supported, _)| *supported == fid)?;
     Some(Capabilities::new().with_changeable(true).with_namespace_specific(of_namespace))
 }
 
-impl Controller {
-    pub(super) fn set_features(&mut self, sqe: &Sqe) -> Result<u64, Status> {
+impl Core {
+    pub(super) fn set_features(
+        &mut self,
+        sqe: &Sqe,
+        data: &mut dyn Transfer,
+    ) -> Result<u64, Status> {
         let selection = SetFeaturesCdw10::from_bits(sqe.cdw10);
         let fid = Fid(selection.fid());
-        let capabilities = capabilities(fid).ok_or_else(invalid)?;
+        let capabilities = capabilities(self.kind, fid).ok_or_else(invalid)?;
         if selection.sv() {
             return Err(Status::FEATURE_NOT_SAVEABLE.with_dnr());
         }
@@ -145,16 +159,17 @@ impl Controller {
             Fid::ASYNC_EVENT_CONFIG => self.features.events = AsyncEventConfig::from_bits(value),
             Fid::TIMESTAMP => {
                 let mut timestamp = Timestamp::new_zeroed();
-                self.take(sqe, &mut timestamp)?;
+                data.take(timestamp.as_mut_bytes())?;
                 self.features.timestamp = (timestamp.millis(), self.now, true);
             }
-            // There is no timer, so it can only be off.
-            Fid::KEEP_ALIVE_TIMER if value != 0 => {
+            // On PCIe there is no timer, so it can only be off.
+            Fid::KEEP_ALIVE_TIMER if value != 0 && self.kind == Kind::Pcie => {
                 return Err(Status::INVALID_KEEP_ALIVE.with_dnr());
             }
+            Fid::KEEP_ALIVE_TIMER => self.features.kato = value,
             Fid::HOST_BEHAVIOR => {
                 let mut behavior = HostBehavior::new_zeroed();
-                self.take(sqe, &mut behavior)?;
+                data.take(behavior.as_mut_bytes())?;
                 if behavior.acre > 1 || behavior.lbafee > 1 {
                     return Err(invalid());
                 }
@@ -212,7 +227,7 @@ impl Controller {
     }
 
     fn set_queues(&mut self, value: u32) -> Result<u64, Status> {
-        if self.queues.has_io() {
+        if self.io_queues {
             return Err(Status::COMMAND_SEQUENCE_ERROR.with_dnr());
         }
         let wanted = NumberOfQueues::from_bits(value);
@@ -239,10 +254,14 @@ impl Controller {
         Ok(())
     }
 
-    pub(super) fn get_features(&mut self, sqe: &Sqe) -> Result<u64, Status> {
+    pub(super) fn get_features(
+        &mut self,
+        sqe: &Sqe,
+        data: &mut dyn Transfer,
+    ) -> Result<u64, Status> {
         let selection = GetFeaturesCdw10::from_bits(sqe.cdw10);
         let fid = Fid(selection.fid());
-        let capabilities = capabilities(fid).ok_or_else(invalid)?;
+        let capabilities = capabilities(self.kind, fid).ok_or_else(invalid)?;
         let defaults;
         let features = match Select(selection.sel()) {
             Select::CURRENT => &self.features,
@@ -282,27 +301,19 @@ impl Controller {
                 let passed = self.now.saturating_sub(set).as_millis() as u64;
                 let mut timestamp = Timestamp::from_millis(millis.wrapping_add(passed));
                 timestamp.attributes = u8::from(by_host) << 1;
-                self.give(sqe, timestamp.as_bytes(), size_of::<Timestamp>())?;
+                data.give(timestamp.as_bytes(), size_of::<Timestamp>())?;
                 0
             }
             Fid::HOST_BEHAVIOR => {
                 let behavior = features.behavior;
-                self.give(sqe, behavior.as_bytes(), size_of::<HostBehavior>())?;
+                data.give(behavior.as_bytes(), size_of::<HostBehavior>())?;
                 0
             }
-            // Power state 0, no keep alive, command set combination 0.
+            Fid::KEEP_ALIVE_TIMER => features.kato,
+            // Power state 0, command set combination 0.
             _ => 0,
         };
         Ok(u64::from(value))
-    }
-
-    /// Copies what the host passes with a command.
-    fn take<T: IntoBytes + zerocopy::FromBytes>(
-        &mut self,
-        sqe: &Sqe,
-        data: &mut T,
-    ) -> Result<(), Status> {
-        io_command::take(&self.memory, self.page_shift, sqe, data, &mut self.scratch)
     }
 }
 

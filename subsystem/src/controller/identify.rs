@@ -3,33 +3,35 @@
 use doorbell_spec::admin::{IdentifyCdw10, IdentifyCdw11};
 use doorbell_spec::command::{NSID_ALL, Sqe};
 use doorbell_spec::identify::{
-    Cmic, Cns, ControllerList, Csi, Descriptor, Dlfeat, Frmw, IdentifierType, IdentifyController,
-    IdentifyNamespace, IndependentNamespace, LbaFormat, Lpa, NamespaceDescriptorList,
-    NamespaceList, Nsfeat, Oacs, Oncs, SIZE, Vwc,
+    Cmic, Cns, ControllerList, Csi, Ctratt, Descriptor, Dlfeat, Frmw, IdentifierType,
+    IdentifyController, IdentifyNamespace, IndependentNamespace, LbaFormat, Lpa,
+    NamespaceDescriptorList, NamespaceList, Nsfeat, Oacs, Oncs, SIZE, Sgls, Vwc,
 };
 use doorbell_spec::status::Status;
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::Controller;
+use super::core::{Core, Kind, Transfer};
 use super::event::AERL_Z;
 use super::feature::{CRITICAL_KELVIN, WARNING_KELVIN};
-use super::io_command::{self, namespace};
+use super::io_command::namespace;
 use super::log::ELPE_Z;
 use super::registers::VERSION;
 use crate::namespace::Namespace;
 
 /// Event kinds that AEC can switch on, beside the SMART bits: Namespace Attribute Notices (OAES bit 8).
 const OAES: u32 = 1 << 8;
-/// CNTRLTYPE: an I/O controller.
-const IO_CONTROLLER: u8 = 1;
+/// OAES of a discovery controller: Discovery Log Page Change Notices.
+const OAES_DISCOVERY: u32 = 1 << 31;
+/// KAS: the keep alive timer counts in units of 100 ms; this is a second.
+pub(crate) const KAS: u16 = 10;
 /// NMIC and CMIC: namespaces may be attached to several controllers.
 const SHARED: u8 = 1;
 
-impl Controller {
-    pub(super) fn identify(&mut self, sqe: &Sqe) -> Result<u64, Status> {
+impl Core {
+    pub(super) fn identify(&mut self, sqe: &Sqe, data: &mut dyn Transfer) -> Result<u64, Status> {
         let selection = IdentifyCdw10::from_bits(sqe.cdw10);
         let page = self.identify_page(sqe, selection)?;
-        self.give(sqe, &page, SIZE)?;
+        data.give(&page, SIZE)?;
         Ok(0)
     }
 
@@ -37,6 +39,9 @@ impl Controller {
         let mut page = [0; SIZE];
         let nsid = sqe.nsid;
         let first = selection.cntid();
+        if self.kind == Kind::Discovery && Cns(selection.cns()) != Cns::CONTROLLER {
+            return Err(Status::INVALID_FIELD.with_dnr());
+        }
         match Cns(selection.cns()) {
             Cns::NAMESPACE | Cns::ALLOCATED_NAMESPACE => {
                 if let Some(namespace) = self.named(nsid)? {
@@ -115,8 +120,7 @@ impl Controller {
         page.cntlid.set(self.cntlid);
         page.ver.set(VERSION.into_bits());
         page.oaes.set(OAES);
-        page.cntrltype = IO_CONTROLLER;
-        page.oacs.set(Oacs::new().with_dbcs(true).into_bits());
+        page.cntrltype = IdentifyController::CNTRLTYPE_IO;
         page.acl_z = 3;
         page.aerl_z = AERL_Z;
         page.frmw = Frmw::new().with_ffsro(true).with_nofs(1).into_bits();
@@ -140,22 +144,39 @@ impl Controller {
         let [state, ..] = &mut page.psd;
         // 25 W, in hundredths.
         state.mp.set(2500);
+        match self.kind {
+            Kind::Pcie => page.oacs.set(Oacs::new().with_dbcs(true).into_bits()),
+            Kind::Fabrics { in_capsule } => self.describe_fabrics(&mut page, in_capsule),
+            Kind::Discovery => {
+                self.describe_fabrics(&mut page, 0);
+                page.cntrltype = IdentifyController::CNTRLTYPE_DISCOVERY;
+                page.oaes.set(OAES_DISCOVERY);
+                page.lpa = Lpa::new().with_lpeds(true).into_bits();
+                page.nn.set(0);
+                page.mnan.set(0);
+                page.oncs.set(0);
+                page.vwc = 0;
+            }
+        }
         page
     }
+}
 
-    /// Copies `data` to the host, followed by zeroes up to `len` bytes.
-    pub(super) fn give(&mut self, sqe: &Sqe, data: &[u8], len: usize) -> Result<(), Status> {
-        let mut edited = Vec::new();
-        let data = match &mut self.faults {
-            None => data,
-            Some(faults) => {
-                edited.extend_from_slice(data);
-                edited.resize(len, 0);
-                faults.reply(sqe, &mut edited);
-                &edited
-            }
-        };
-        io_command::give(&self.memory, self.page_shift, sqe, data, len, &mut self.scratch)
+impl Core {
+    /// What only a controller that hosts connect to says (PEER-10 and what a Linux host refuses).
+    fn describe_fabrics(&self, page: &mut IdentifyController, in_capsule: u32) {
+        page.vid.set(0);
+        page.ssvid.set(0);
+        page.cmic = Cmic::new().with_mports(true).with_mctrs(true).into_bits();
+        page.ctratt.set(Ctratt::new().with_hids(true).with_tbkas(true).into_bits());
+        page.kas.set(KAS);
+        page.maxcmd.set(self.config.mqes_z.saturating_add(1));
+        // Any alignment; data in the capsule at an offset, or moved by the transport.
+        page.sgls.set(Sgls::new().with_sgls(1).with_offset(true).with_transport(true).into_bits());
+        page.ioccsz.set((64 + in_capsule) / 16);
+        page.iorcsz.set(1);
+        page.msdbd = 1;
+        page.ofcs.set(IdentifyController::OFCS_DISCONNECT);
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use doorbell_spec::command::{NSID_ALL, Sqe};
 use doorbell_spec::nvm::{DsmAttributes, DsmRange, MAX_DSM_RANGES, NvmOpcode};
 use doorbell_spec::status::Status;
-use zerocopy::{FromBytes, FromZeros, IntoBytes};
+use zerocopy::{FromZeros, IntoBytes};
 
 use super::prp::{self, DataPointer};
 use crate::backend::{Cursor, MediaError};
@@ -27,19 +27,37 @@ pub(crate) struct Counters {
     pub(crate) media_errors: u64,
 }
 
-/// Memory that commands work in, kept from one to the next so that none of them allocates.
-pub(crate) struct Scratch {
-    pieces: Vec<HostBytes<'static>>,
-    bounce: Box<[u8]>,
+/// Bytes of the memory that commands compare and verify in.
+pub(crate) const BOUNCE: usize = 64 << 10;
+
+/// Where the data of a command is, as its transport reaches it.
+pub(crate) trait Data {
+    /// Whether the command's data pointer is of the kind that there is here.
+    fn check_form(&self, sqe: &Sqe) -> Result<(), Status>;
+
+    /// Calls `f` with the host memory of a transfer of `len` bytes.
+    fn with<R>(
+        &mut self,
+        sqe: &Sqe,
+        len: usize,
+        f: impl FnOnce(&[HostBytes<'_>]) -> R,
+    ) -> Result<R, Status>;
 }
 
-/// Bytes compared at a time.
-const BOUNCE: usize = 64 << 10;
+/// A list of pieces, kept from one command to the next so that none of them allocates.
+pub(crate) struct Pieces(Vec<HostBytes<'static>>);
 
-impl Scratch {
-    pub(crate) fn new(max_pieces: usize) -> Self {
-        Self { pieces: Vec::with_capacity(max_pieces), bounce: vec![0; BOUNCE].into() }
+impl Pieces {
+    pub(crate) fn new(max: usize) -> Self {
+        Self(Vec::with_capacity(max))
     }
+}
+
+/// Data behind PRP entries.
+pub(crate) struct Prps<'a> {
+    pub(crate) memory: &'a HostMemory,
+    pub(crate) page_shift: u32,
+    pub(crate) pieces: &'a mut Pieces,
 }
 
 /// Empties the list and keeps its memory, for pieces of another lifetime.
@@ -51,19 +69,19 @@ fn recycle<'b>(mut pieces: Vec<HostBytes<'_>>) -> Vec<HostBytes<'b>> {
 }
 
 /// Everything that commands need beside themselves.
-pub(crate) struct Io<'a> {
-    pub(crate) memory: &'a HostMemory,
+pub(crate) struct Io<'a, D> {
+    pub(crate) data: D,
     pub(crate) slots: &'a [Option<Arc<Namespace>>],
-    pub(crate) page_shift: u32,
     /// Most bytes of one transfer (MDTS).
     pub(crate) max_bytes: u64,
     /// The volatile write cache is off: every write is made durable.
     pub(crate) write_through: bool,
-    pub(crate) scratch: &'a mut Scratch,
+    /// [`BOUNCE`] bytes.
+    pub(crate) bounce: &'a mut [u8],
     pub(crate) counters: &'a mut Counters,
 }
 
-impl Io<'_> {
+impl<D: Data> Io<'_, D> {
     /// Carries out one command.
     #[inline]
     pub(crate) fn execute(&mut self, sqe: &Sqe) -> Status {
@@ -95,14 +113,13 @@ impl Io<'_> {
 
     #[inline]
     fn read(&mut self, sqe: &Sqe) -> Result<(), Status> {
-        check_form(sqe)?;
+        self.data.check_form(sqe)?;
         let namespace = namespace(self.slots, sqe.nsid)?;
         let (offset, len) = self.transfer(namespace, sqe)?;
         let backend = namespace.backend();
-        with_pieces(self.memory, self.page_shift, sqe, len, self.scratch, |pieces| {
-            backend.read(offset, pieces)
-        })?
-        .map_err(|error| self.counters.failed(error))?;
+        self.data
+            .with(sqe, len, |pieces| backend.read(offset, pieces))?
+            .map_err(|error| self.counters.failed(error))?;
         self.counters.reads += 1;
         self.counters.bytes_read += len as u64;
         Ok(())
@@ -110,7 +127,7 @@ impl Io<'_> {
 
     #[inline]
     fn write(&mut self, sqe: &Sqe) -> Result<(), Status> {
-        check_form(sqe)?;
+        self.data.check_form(sqe)?;
         let namespace = namespace(self.slots, sqe.nsid)?;
         let (offset, len) = self.transfer(namespace, sqe)?;
         let options = sqe.io_cdw12();
@@ -119,10 +136,9 @@ impl Io<'_> {
             return Err(Status::INVALID_FIELD.with_dnr());
         }
         let backend = namespace.backend();
-        with_pieces(self.memory, self.page_shift, sqe, len, self.scratch, |pieces| {
-            backend.write(offset, pieces)
-        })?
-        .map_err(|error| self.counters.failed(error))?;
+        self.data
+            .with(sqe, len, |pieces| backend.write(offset, pieces))?
+            .map_err(|error| self.counters.failed(error))?;
         if options.fua() || self.write_through {
             backend.flush().map_err(|error| self.counters.failed(error))?;
         }
@@ -144,7 +160,7 @@ impl Io<'_> {
     }
 
     fn flush(&mut self, sqe: &Sqe) -> Result<(), Status> {
-        check_form(sqe)?;
+        self.data.check_form(sqe)?;
         let mut flush = |namespace: &Namespace| {
             namespace.backend().flush().map_err(|error| self.counters.failed(error))
         };
@@ -155,55 +171,19 @@ impl Io<'_> {
     }
 
     fn compare(&mut self, sqe: &Sqe) -> Result<(), Status> {
-        check_form(sqe)?;
+        self.data.check_form(sqe)?;
         let namespace = namespace(self.slots, sqe.nsid)?;
         let (offset, len) = self.transfer(namespace, sqe)?;
-        let mut pieces = recycle(std::mem::take(&mut self.scratch.pieces));
-        let gathered = prp::gather(self.memory, self.page_shift, pointer(sqe), len, &mut pieces);
-        let result = gathered.and_then(|()| self.matches(namespace, offset, &pieces));
-        self.scratch.pieces = recycle(pieces);
         self.counters.reads += 1;
-        if result? { Ok(()) } else { Err(Status::COMPARE_FAILURE.with_dnr()) }
-    }
-
-    fn matches(
-        &mut self,
-        namespace: &Namespace,
-        mut offset: u64,
-        pieces: &[HostBytes<'_>],
-    ) -> Result<bool, Status> {
-        // Half of the bounce buffer for each side. Reads stay whole blocks, whatever the pieces.
-        let (stored, given) = self.scratch.bounce.split_at_mut(BOUNCE / 2);
-        let mut left: usize = pieces.iter().map(HostBytes::len).sum();
-        let mut cursor = Cursor::new(pieces);
-        while left > 0 {
-            let now = left.min(BOUNCE / 2);
-            let (Some(stored), Some(given)) = (stored.get_mut(..now), given.get_mut(..now)) else {
-                return Err(Status::INTERNAL_ERROR);
-            };
-            namespace
-                .backend()
-                .read(offset, &[HostBytes::of(stored)])
-                .map_err(|error| self.counters.failed(error))?;
-            let mut filled = 0;
-            while let Some(rest) = given.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-                let Some(piece) = cursor.next(rest.len()) else {
-                    return Err(Status::INTERNAL_ERROR);
-                };
-                piece.copy_to(rest);
-                filled += piece.len();
-            }
-            if stored != given {
-                return Ok(false);
-            }
-            offset += now as u64;
-            left -= now;
-        }
-        Ok(true)
+        let same = self
+            .data
+            .with(sqe, len, |pieces| matches(namespace, offset, pieces, self.bounce))?
+            .map_err(|error| self.counters.failed(error))?;
+        if same { Ok(()) } else { Err(Status::COMPARE_FAILURE.with_dnr()) }
     }
 
     fn write_zeroes(&mut self, sqe: &Sqe) -> Result<(), Status> {
-        check_form(sqe)?;
+        self.data.check_form(sqe)?;
         let namespace = namespace(self.slots, sqe.nsid)?;
         let (offset, len) = extent(namespace, sqe)?;
         let options = sqe.io_cdw12();
@@ -217,20 +197,14 @@ impl Io<'_> {
     }
 
     fn dataset_management(&mut self, sqe: &Sqe) -> Result<(), Status> {
-        check_form(sqe)?;
+        self.data.check_form(sqe)?;
         let namespace = namespace(self.slots, sqe.nsid)?;
         // NR is one byte, so there are never more ranges than fit; reserved bits are ignored (CMD-2).
         let count = (sqe.cdw10 & 0xff) as usize + 1;
         let mut ranges = [DsmRange::new_zeroed(); MAX_DSM_RANGES];
         let Some(ranges) = ranges.get_mut(..count) else { return Err(Status::INTERNAL_ERROR) };
         let len = ranges.as_bytes().len();
-        with_pieces(self.memory, self.page_shift, sqe, len, self.scratch, |pieces| {
-            let mut bytes = ranges.as_mut_bytes();
-            for piece in pieces {
-                piece.copy_to(bytes);
-                bytes = bytes.get_mut(piece.len()..).unwrap_or_default();
-            }
-        })?;
+        self.data.with(sqe, len, |pieces| take(pieces, ranges.as_mut_bytes()))?;
         for range in ranges.iter() {
             blocks(namespace, range.slba.get(), u64::from(range.llb.get()))?;
         }
@@ -249,12 +223,12 @@ impl Io<'_> {
     }
 
     fn verify(&mut self, sqe: &Sqe) -> Result<(), Status> {
-        check_form(sqe)?;
+        self.data.check_form(sqe)?;
         let namespace = namespace(self.slots, sqe.nsid)?;
         let (mut offset, mut left) = extent(namespace, sqe)?;
         while left > 0 {
             let now = left.min(BOUNCE as u64);
-            let Some(bytes) = self.scratch.bounce.get_mut(..now as usize) else {
+            let Some(bytes) = self.bounce.get_mut(..now as usize) else {
                 return Err(Status::INTERNAL_ERROR);
             };
             namespace
@@ -290,6 +264,38 @@ impl Counters {
             MediaError::Host => prp::unmapped(),
         }
     }
+}
+
+/// Whether what is stored from `offset` on is what the host has in `pieces`.
+fn matches(
+    namespace: &Namespace,
+    mut offset: u64,
+    pieces: &[HostBytes<'_>],
+    bounce: &mut [u8],
+) -> Result<bool, MediaError> {
+    // Half of the bounce buffer for each side. Reads stay whole blocks, whatever the pieces.
+    let (stored, given) = bounce.split_at_mut(BOUNCE / 2);
+    let mut left: usize = pieces.iter().map(HostBytes::len).sum();
+    let mut cursor = Cursor::new(pieces);
+    while left > 0 {
+        let now = left.min(BOUNCE / 2);
+        let (Some(stored), Some(given)) = (stored.get_mut(..now), given.get_mut(..now)) else {
+            return Err(MediaError::Host);
+        };
+        namespace.backend().read(offset, &[HostBytes::of(stored)])?;
+        let mut filled = 0;
+        while let Some(rest) = given.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            let Some(piece) = cursor.next(rest.len()) else { return Err(MediaError::Host) };
+            piece.copy_to(rest);
+            filled += piece.len();
+        }
+        if stored != given {
+            return Ok(false);
+        }
+        offset += now as u64;
+        left -= now;
+    }
+    Ok(true)
 }
 
 /// Neither fused operations nor SGLs are supported.
@@ -330,79 +336,65 @@ pub(crate) fn pointer(sqe: &Sqe) -> DataPointer {
     DataPointer { prp1: sqe.prp1, prp2: sqe.prp2 }
 }
 
-/// Calls `f` with the host memory of a transfer of `len` bytes. One or two whole pages, which is nearly every command,
-/// take no list.
-#[inline]
-fn with_pieces<R>(
-    memory: &HostMemory,
-    page_shift: u32,
-    sqe: &Sqe,
-    len: usize,
-    scratch: &mut Scratch,
-    f: impl FnOnce(&[HostBytes<'_>]) -> R,
-) -> Result<R, Status> {
-    let page = 1usize << page_shift;
-    let first = page - (sqe.prp1 as usize & (page - 1));
-    if sqe.prp1 & 3 == 0 {
-        if len <= first {
-            if let Some((_, piece)) = memory.piece(sqe.prp1, len)
-                && piece.len() == len
-            {
-                return Ok(f(&[piece]));
-            }
-        } else if len <= first + page
-            && sqe.prp2 as usize & (page - 1) == 0
-            && let Some(head) = memory.piece(sqe.prp1, first)
-            && head.1.len() == first
-            && let Some(tail) = memory.piece(sqe.prp2, len - first)
-            && tail.1.len() == len - first
-        {
-            return Ok(match HostMemory::join(head, tail) {
-                Some(whole) => f(&[whole]),
-                None => f(&[head.1, tail.1]),
-            });
-        }
+impl Data for Prps<'_> {
+    #[inline]
+    fn check_form(&self, sqe: &Sqe) -> Result<(), Status> {
+        check_form(sqe)
     }
-    let mut pieces = recycle(std::mem::take(&mut scratch.pieces));
-    let gathered = prp::gather(memory, page_shift, pointer(sqe), len, &mut pieces);
-    let result = gathered.map(|()| f(&pieces));
-    scratch.pieces = recycle(pieces);
-    result
+
+    /// One or two whole pages, which is nearly every command, take no list.
+    #[inline]
+    fn with<R>(
+        &mut self,
+        sqe: &Sqe,
+        len: usize,
+        f: impl FnOnce(&[HostBytes<'_>]) -> R,
+    ) -> Result<R, Status> {
+        let (memory, page_shift) = (self.memory, self.page_shift);
+        let page = 1usize << page_shift;
+        let first = page - (sqe.prp1 as usize & (page - 1));
+        if sqe.prp1 & 3 == 0 {
+            if len <= first {
+                if let Some((_, piece)) = memory.piece(sqe.prp1, len)
+                    && piece.len() == len
+                {
+                    return Ok(f(&[piece]));
+                }
+            } else if len <= first + page
+                && sqe.prp2 as usize & (page - 1) == 0
+                && let Some(head) = memory.piece(sqe.prp1, first)
+                && head.1.len() == first
+                && let Some(tail) = memory.piece(sqe.prp2, len - first)
+                && tail.1.len() == len - first
+            {
+                return Ok(match HostMemory::join(head, tail) {
+                    Some(whole) => f(&[whole]),
+                    None => f(&[head.1, tail.1]),
+                });
+            }
+        }
+        let mut pieces = recycle(std::mem::take(&mut self.pieces.0));
+        let gathered = prp::gather(memory, page_shift, pointer(sqe), len, &mut pieces);
+        let result = gathered.map(|()| f(&pieces));
+        self.pieces.0 = recycle(pieces);
+        result
+    }
 }
 
-/// Copies `data`, and zeroes behind it, to the `len` bytes of host memory of an admin command.
-pub(crate) fn give(
-    memory: &HostMemory,
-    page_shift: u32,
-    sqe: &Sqe,
-    mut data: &[u8],
-    len: usize,
-    scratch: &mut Scratch,
-) -> Result<(), Status> {
-    with_pieces(memory, page_shift, sqe, len, scratch, |pieces| {
-        for piece in pieces {
-            let (filled, rest) = piece.split_at(data.len());
-            filled.copy_from(data);
-            rest.zero();
-            data = data.get(filled.len()..).unwrap_or_default();
-        }
-    })
+/// Copies `data`, and zeroes behind it, to the host memory of a command.
+pub(crate) fn give(pieces: &[HostBytes<'_>], mut data: &[u8]) {
+    for piece in pieces {
+        let (filled, rest) = piece.split_at(data.len());
+        filled.copy_from(data);
+        rest.zero();
+        data = data.get(filled.len()..).unwrap_or_default();
+    }
 }
 
-/// Copies the host memory of an admin command, `data.len()` bytes, once.
-pub(crate) fn take<T: IntoBytes + FromBytes>(
-    memory: &HostMemory,
-    page_shift: u32,
-    sqe: &Sqe,
-    data: &mut T,
-    scratch: &mut Scratch,
-) -> Result<(), Status> {
-    let bytes = data.as_mut_bytes();
-    with_pieces(memory, page_shift, sqe, bytes.len(), scratch, |pieces| {
-        let mut bytes = bytes;
-        for piece in pieces {
-            piece.copy_to(bytes);
-            bytes = bytes.get_mut(piece.len()..).unwrap_or_default();
-        }
-    })
+/// Copies the host memory of a command, once.
+pub(crate) fn take(pieces: &[HostBytes<'_>], mut data: &mut [u8]) {
+    for piece in pieces {
+        piece.copy_to(data);
+        data = data.get_mut(piece.len()..).unwrap_or_default();
+    }
 }

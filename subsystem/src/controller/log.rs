@@ -14,7 +14,7 @@ use doorbell_spec::nvm::NvmOpcode;
 use doorbell_spec::status::Status;
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::Controller;
+use super::core::{Core, Kind, Transfer};
 use super::feature::{self, KELVIN};
 
 /// ELPE: entries of the error log, minus one.
@@ -81,32 +81,47 @@ impl ChangedNamespaces {
     }
 }
 
-impl Controller {
-    pub(super) fn get_log_page(&mut self, sqe: &Sqe) -> Result<u64, Status> {
+impl Core {
+    pub(super) fn get_log_page(
+        &mut self,
+        sqe: &Sqe,
+        data: &mut dyn Transfer,
+    ) -> Result<u64, Status> {
+        let lid = Lid(LogCdw10::from_bits(sqe.cdw10).lid());
+        let page = self.log_page(lid, sqe, LogCdw14::from_bits(sqe.cdw14))?;
+        self.give_page(sqe, &page, data)
+    }
+
+    /// Gives the host the part of `page` that it asks for.
+    pub(crate) fn give_page(
+        &mut self,
+        sqe: &Sqe,
+        page: &[u8],
+        data: &mut dyn Transfer,
+    ) -> Result<u64, Status> {
         let invalid = || Status::INVALID_FIELD.with_dnr();
         let request = LogCdw10::from_bits(sqe.cdw10);
         let upper = LogCdw11::from_bits(sqe.cdw11).numdu();
         let dwords = u64::from(request.numdl()) + (u64::from(upper) << 16) + 1;
         let options = LogCdw14::from_bits(sqe.cdw14);
         let offset = u64::from(sqe.cdw13) << 32 | u64::from(sqe.cdw12);
-        let lid = Lid(request.lid());
-        let page = self.log_page(lid, sqe, options)?;
         let len = dwords * 4;
-        if len > 4096 << self.config.mdts || options.ot() || !offset.is_multiple_of(4) {
+        if len > self.max_bytes() || options.ot() || !offset.is_multiple_of(4) {
             return Err(invalid());
         }
         let offset = usize::try_from(offset).map_err(|_| invalid())?;
         let rest = page.get(offset..).ok_or_else(invalid)?;
         let rest = rest.get(..len as usize).unwrap_or(rest);
-        self.give(sqe, rest, len as usize)?;
+        data.give(rest, len as usize)?;
         if !request.rae() {
-            self.log_was_read(lid);
+            self.log_was_read(Lid(request.lid()));
         }
         Ok(0)
     }
 
     fn log_page(&self, lid: Lid, sqe: &Sqe, options: LogCdw14) -> Result<Vec<u8>, Status> {
         Ok(match lid {
+            _ if self.kind == Kind::Discovery => return Err(Status::INVALID_LOG_PAGE.with_dnr()),
             Lid::SUPPORTED_LOG_PAGES => supported_pages().as_bytes().to_vec(),
             Lid::ERROR_INFORMATION => {
                 let mut page = vec![0; 64 * (usize::from(ELPE_Z) + 1)];
@@ -128,8 +143,8 @@ impl Controller {
             Lid::COMMAND_EFFECTS if options.csi() != Csi::NVM.0 => {
                 return Err(Status::INVALID_FIELD.with_dnr());
             }
-            Lid::COMMAND_EFFECTS => effects().as_bytes().to_vec(),
-            Lid::FEATURE_EFFECTS => features().as_bytes().to_vec(),
+            Lid::COMMAND_EFFECTS => effects(self.kind).as_bytes().to_vec(),
+            Lid::FEATURE_EFFECTS => features(self.kind).as_bytes().to_vec(),
             // No command of NVMe-MI is supported.
             Lid::MI_EFFECTS => vec![0; 4096],
             _ => return Err(Status::INVALID_LOG_PAGE.with_dnr()),
@@ -145,6 +160,7 @@ impl Controller {
                 self.changed = ChangedNamespaces::default();
                 self.events.rearm(AsyncEvent::TYPE_NOTICE);
             }
+            Lid::DISCOVERY => self.events.rearm(AsyncEvent::TYPE_NOTICE),
             _ => {}
         }
     }
@@ -188,9 +204,9 @@ fn supported_pages() -> SupportedLogPages {
     page
 }
 
-fn features() -> FeatureEffectsLog {
+fn features(kind: Kind) -> FeatureEffectsLog {
     let mut page = FeatureEffectsLog::new_zeroed();
-    for (fid, of_namespace) in feature::supported() {
+    for (fid, of_namespace) in feature::supported(kind) {
         let scope = if of_namespace {
             FeatureEffects::FSP_NAMESPACE
         } else {
@@ -201,24 +217,32 @@ fn features() -> FeatureEffectsLog {
     page
 }
 
-fn effects() -> CommandEffectsLog {
+fn effects(kind: Kind) -> CommandEffectsLog {
     let mut page = CommandEffectsLog::new_zeroed();
     let administers = CommandEffects::new().with_csupp(true).with_csp(SCOPE_CONTROLLER);
     let reads = CommandEffects::new().with_csupp(true).with_csp(SCOPE_NAMESPACE);
     let writes = reads.with_lbcc(true);
     for opcode in [
-        AdminOpcode::DELETE_IO_SQ,
-        AdminOpcode::CREATE_IO_SQ,
         AdminOpcode::GET_LOG_PAGE,
-        AdminOpcode::DELETE_IO_CQ,
-        AdminOpcode::CREATE_IO_CQ,
         AdminOpcode::IDENTIFY,
         AdminOpcode::ABORT,
         AdminOpcode::SET_FEATURES,
         AdminOpcode::GET_FEATURES,
         AdminOpcode::ASYNC_EVENT_REQUEST,
-        AdminOpcode::DOORBELL_BUFFER_CONFIG,
     ] {
+        page.set_admin(opcode.0, administers);
+    }
+    let own: &[AdminOpcode] = match kind {
+        Kind::Pcie => &[
+            AdminOpcode::DELETE_IO_SQ,
+            AdminOpcode::CREATE_IO_SQ,
+            AdminOpcode::DELETE_IO_CQ,
+            AdminOpcode::CREATE_IO_CQ,
+            AdminOpcode::DOORBELL_BUFFER_CONFIG,
+        ],
+        Kind::Fabrics { .. } | Kind::Discovery => &[AdminOpcode::KEEP_ALIVE],
+    };
+    for opcode in own {
         page.set_admin(opcode.0, administers);
     }
     for opcode in [NvmOpcode::FLUSH, NvmOpcode::READ, NvmOpcode::COMPARE, NvmOpcode::VERIFY] {

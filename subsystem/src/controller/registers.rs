@@ -198,7 +198,7 @@ impl Controller {
     fn shut_down(&mut self) {
         self.running = false;
         // A drive that cannot flush has no better answer than to finish the shutdown.
-        let _ = self.subsystem.flush();
+        let _ = self.core.subsystem.flush();
         self.registers.csts.set_shst(Csts::SHST_COMPLETE);
     }
 
@@ -223,7 +223,7 @@ impl Controller {
     /// A doorbell write that came as a message.
     fn ring(&mut self, offset: u64, width: usize, value: u64) {
         let at = offset - offset::DOORBELLS;
-        let stride = register::doorbell_stride(self.config.dstrd);
+        let stride = register::doorbell_stride(self.core.config.dstrd);
         if width != 4 || !at.is_multiple_of(stride) || !self.running {
             return;
         }
@@ -231,13 +231,13 @@ impl Controller {
         if self.queues.has_doorbell(index) {
             self.doorbells.store(index, value as u32);
         } else {
-            self.bad_doorbell_register();
+            self.core.bad_doorbell_register();
         }
     }
 
     /// Index of a doorbell in the doorbell page.
     pub(crate) fn doorbell_index(&self, qid: u16, completion: bool) -> usize {
-        let dstrd = self.config.dstrd;
+        let dstrd = self.core.config.dstrd;
         let offset = if completion {
             register::cq_head_doorbell(qid, dstrd)
         } else {

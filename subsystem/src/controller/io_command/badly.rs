@@ -4,11 +4,11 @@ use doorbell_spec::command::Sqe;
 use doorbell_spec::nvm::NvmOpcode;
 use doorbell_spec::status::Status;
 
-use super::{Io, give, namespace, with_pieces};
+use super::{Data, Io, give, namespace, take};
 use crate::fault::rule::DataFault;
 use crate::memory::HostBytes;
 
-impl Io<'_> {
+impl<D: Data> Io<'_, D> {
     /// Carries out one command, with `fault` in its data if it is a read or a write.
     pub(crate) fn execute_badly(&mut self, sqe: &Sqe, fault: &DataFault) -> Status {
         let opcode = NvmOpcode(sqe.opcode());
@@ -33,14 +33,7 @@ impl Io<'_> {
     fn target(&mut self, opcode: NvmOpcode, sqe: &Sqe, len: usize) -> Result<Vec<u8>, Status> {
         let mut data = vec![0; len];
         if opcode == NvmOpcode::READ {
-            let mut rest = data.as_mut_slice();
-            with_pieces(self.memory, self.page_shift, sqe, len, self.scratch, |pieces| {
-                for piece in pieces {
-                    piece.copy_to(rest);
-                    let taken = std::mem::take(&mut rest);
-                    rest = taken.get_mut(piece.len()..).unwrap_or_default();
-                }
-            })?;
+            self.data.with(sqe, len, |pieces| take(pieces, &mut data))?;
         } else {
             let namespace = namespace(self.slots, sqe.nsid)?;
             let (offset, _) = self.transfer(namespace, sqe)?;
@@ -52,7 +45,7 @@ impl Io<'_> {
 
     fn overwrite(&mut self, opcode: NvmOpcode, sqe: &Sqe, data: &mut [u8]) -> Result<(), Status> {
         if opcode == NvmOpcode::READ {
-            return give(self.memory, self.page_shift, sqe, data, data.len(), self.scratch);
+            return self.data.with(sqe, data.len(), |pieces| give(pieces, data));
         }
         let namespace = namespace(self.slots, sqe.nsid)?;
         let (offset, _) = self.transfer(namespace, sqe)?;
