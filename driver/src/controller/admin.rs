@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use doorbell_spec::admin::{self as commands, AdminOpcode, LogRequest};
-use doorbell_spec::command::Sqe;
+use doorbell_spec::command::{NSID_ALL, Sqe};
 use doorbell_spec::feature::{Fid, Select};
 use doorbell_spec::identify::{
     Cns, Csi, IdentifyController, IdentifyNamespace, NamespaceDescriptorList, NamespaceList,
@@ -176,8 +176,10 @@ impl Controller {
             let list: Box<NamespaceList> =
                 self.fetch(commands::identify(Cns::ACTIVE_NAMESPACES, last, 0, Csi::NVM))?;
             let before = ids.len();
-            ids.extend(list.after(last));
-            if ids.len() - before < NamespaceList::CAPACITY {
+            ids.extend(list.after(last).take_while(|&nsid| nsid < NSID_ALL));
+            // Nothing can follow the highest identifier, and a controller refuses to be asked.
+            let highest = ids.last().is_some_and(|&last| last == NSID_ALL - 1);
+            if ids.len() - before < NamespaceList::CAPACITY || highest {
                 break;
             }
         }

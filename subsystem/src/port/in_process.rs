@@ -127,6 +127,11 @@ impl InProcess {
         let _ = self.with(Controller::reset);
     }
 
+    /// As [`Controller::is_running`]; false if the controller is gone.
+    pub fn is_running(&self) -> bool {
+        self.with(|controller| controller.is_running()).unwrap_or(false)
+    }
+
     /// As [`Controller::set_faults`].
     pub fn set_faults(&self, plan: Option<Plan>) {
         // A controller that is gone needs none.

@@ -1,0 +1,171 @@
+//! A stepped device that misbehaves, and a ledger of what was sent to it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use doorbell::clock::Clock;
+use doorbell::device::embedded::{Embedded, SteppedClock};
+use doorbell::spec::status::Status;
+use doorbell::{AttachError, Config, Controller, Io, Outcome, Queue, QueueConfig};
+use doorbell_subsystem::fault::{Counters, Plan, Rule};
+use doorbell_subsystem::{
+    Controller as Emulated, ControllerConfig, DoorbellMemory, InProcess, NamespaceSpec, Subsystem,
+};
+
+use crate::spy::{Event, Spy};
+
+/// A device, its clock, and what it was asked to do.
+pub(crate) struct Bench {
+    pub(crate) device: Arc<Embedded>,
+    pub(crate) spy: Arc<Spy>,
+    pub(crate) clock: Arc<SteppedClock>,
+    pub(crate) config: Config,
+}
+
+/// What the emulated controller is like unless a test says otherwise.
+pub(crate) fn settings() -> ControllerConfig {
+    ControllerConfig {
+        max_io_queues: 4,
+        vectors: 5,
+        doorbells: DoorbellMemory::Heap,
+        ..ControllerConfig::default()
+    }
+}
+
+impl Bench {
+    /// A device with two namespaces of 4 MiB.
+    pub(crate) fn new() -> Self {
+        Self::with(settings(), &["memory:4MiB", "memory:4MiB"])
+    }
+
+    pub(crate) fn with(settings: ControllerConfig, namespaces: &[&str]) -> Self {
+        let mut builder = Subsystem::builder().serial("PIT");
+        for spec in namespaces {
+            let spec: NamespaceSpec = spec.parse().expect("a namespace");
+            builder = builder.namespace(spec.open().expect("a namespace"));
+        }
+        let controller = Emulated::new(builder.build(), settings).expect("a controller");
+        let port = InProcess::stepped(controller);
+        let device = Arc::new(Embedded::over("embedded:".into(), port));
+        let clock = Arc::new(SteppedClock::new(device.clone()));
+        let spy = Arc::new(Spy::new(device.clone()));
+        let mut config = Config::default();
+        config.admin_timeout = Duration::from_secs(5);
+        config.io_queues = 4;
+        Self { device, spy, clock, config }
+    }
+
+    /// A new device that misbehaves from the start.
+    pub(crate) fn faulty(rules: impl IntoIterator<Item = Rule>) -> Self {
+        let bench = Self::new();
+        bench.inject(rules);
+        bench
+    }
+
+    /// Misbehaves from now on, by these rules alone.
+    pub(crate) fn inject(&self, rules: impl IntoIterator<Item = Rule>) -> Counters {
+        let plan = rules.into_iter().fold(Plan::new(1), Plan::rule);
+        let counters = plan.counters();
+        self.device.port().set_faults(Some(plan));
+        counters
+    }
+
+    /// Behaves from now on.
+    pub(crate) fn behave(&self) {
+        self.device.port().set_faults(None);
+    }
+
+    pub(crate) fn attach(&self) -> Result<Controller, AttachError> {
+        Controller::attach_device(self.spy.clone(), self.config.clone(), self.clock.clone())
+    }
+
+    /// Attaches, which fails; returns the error's text. No memory was taken away from a controller that could reach it.
+    #[track_caller]
+    pub(crate) fn refused(&self) -> String {
+        let before = self.spy.events().len();
+        let text = self.attach().map(|_| ()).expect_err("no controller").to_string();
+        self.assert_unreachable_since(before);
+        text
+    }
+
+    /// No memory was unmapped while the controller was enabled, since there had been so many events.
+    #[track_caller]
+    pub(crate) fn assert_unreachable_since(&self, events: usize) {
+        let mut since = self.spy.events().into_iter().skip(events);
+        let reachable = since.any(|event| event == Event::Unmap { reachable: true });
+        assert!(!reachable, "memory was unmapped under an enabled controller");
+    }
+
+    pub(crate) fn now(&self) -> Duration {
+        self.clock.now()
+    }
+
+    /// Ends what `controller` is; everything it held is back.
+    #[track_caller]
+    pub(crate) fn close(&self, controller: Controller) {
+        let memory = controller.memory().clone();
+        let before = self.spy.events().len();
+        drop(controller);
+        assert_eq!(memory.stats().in_use, 0, "everything is back in the pool");
+        assert_eq!(memory.stats().leaked, 0);
+        drop(memory);
+        self.assert_unreachable_since(before);
+    }
+}
+
+/// A small queue.
+pub(crate) fn small(depth: u16) -> QueueConfig {
+    QueueConfig::with_depth(depth)
+}
+
+/// Commands by tag: what was sent, and how each ended.
+#[derive(Default)]
+pub(crate) struct Ledger {
+    open: BTreeMap<u64, usize>,
+    ended: BTreeMap<u64, (Status, Outcome)>,
+    next: u64,
+}
+
+impl Ledger {
+    /// Submits a command with a buffer; returns its tag.
+    pub(crate) fn submit(&mut self, queue: &mut Queue, io: Io) -> u64 {
+        let tag = self.next;
+        self.next += 1;
+        queue.submit(io.tag(tag)).expect("room");
+        self.open.insert(tag, 0);
+        tag
+    }
+
+    /// Takes what has completed: nothing twice, nothing that was not sent, each with its buffer.
+    pub(crate) fn poll(&mut self, queue: &mut Queue) -> usize {
+        queue.poll(|done| {
+            assert!(self.open.remove(&done.tag).is_some(), "{done:?} was not open");
+            assert!(done.buffer.is_some(), "{done:?} without its buffer");
+            assert!(self.ended.insert(done.tag, (done.status, done.outcome)).is_none());
+        })
+    }
+
+    /// Lets time pass until everything sent has ended, `longest` at most; memory stays with the queue until then.
+    #[track_caller]
+    pub(crate) fn settle(&mut self, bench: &Bench, queue: &mut Queue, longest: Duration) {
+        let until = bench.now() + longest;
+        let mut round = 0;
+        while !self.open.is_empty() {
+            self.poll(queue);
+            assert!(bench.now() <= until, "{:?} still open after {longest:?}", self.open);
+            bench.clock.pause(round, Duration::from_millis(1));
+            round += 1;
+        }
+    }
+
+    /// How the command `tag` ended.
+    #[track_caller]
+    pub(crate) fn of(&self, tag: u64) -> (Status, Outcome) {
+        *self.ended.get(&tag).unwrap_or_else(|| panic!("command {tag} has not ended"))
+    }
+
+    pub(crate) fn ended(&self) -> impl Iterator<Item = (Status, Outcome)> {
+        self.ended.values().copied()
+    }
+}

@@ -1,0 +1,91 @@
+//! A device that passes everything on and remembers the order in which it was asked.
+
+#![expect(unsafe_code, reason = "passes the promise of `map_dma` on")]
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex};
+
+use doorbell::device::embedded::Embedded;
+use doorbell::device::{Device, DeviceError, DeviceInfo, DmaRange, Doorbells, Properties, Width};
+
+/// What a device was asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    Read(u64),
+    Write(u64, u64),
+    Map,
+    /// And whether the controller could have reached the memory at that moment: enabled, as CC and CSTS have it.
+    Unmap {
+        reachable: bool,
+    },
+    Reset,
+}
+
+/// The device.
+pub(crate) struct Spy {
+    inner: Arc<Embedded>,
+    events: Mutex<Vec<Event>>,
+}
+
+impl Spy {
+    pub(crate) fn new(inner: Arc<Embedded>) -> Self {
+        Self { inner, events: Mutex::default() }
+    }
+
+    fn note(&self, event: Event) {
+        self.events.lock().unwrap().push(event);
+    }
+
+    /// Everything so far.
+    pub(crate) fn events(&self) -> Vec<Event> {
+        self.events.lock().unwrap().clone()
+    }
+
+    /// How often `is` holds of what was asked so far.
+    pub(crate) fn count(&self, is: impl Fn(Event) -> bool) -> usize {
+        self.events().into_iter().filter(|event| is(*event)).count()
+    }
+}
+
+impl Properties for Spy {
+    fn read(&self, offset: u64, width: Width) -> Result<u64, DeviceError> {
+        self.note(Event::Read(offset));
+        self.inner.read(offset, width)
+    }
+
+    fn write(&self, offset: u64, width: Width, value: u64) -> Result<(), DeviceError> {
+        self.note(Event::Write(offset, value));
+        self.inner.write(offset, width, value)
+    }
+}
+
+impl Device for Spy {
+    fn info(&self) -> &DeviceInfo {
+        self.inner.info()
+    }
+
+    fn doorbells(&self, len: u64) -> Result<Doorbells, DeviceError> {
+        self.inner.doorbells(len)
+    }
+
+    unsafe fn map_dma(&self, range: DmaRange<'_>) -> Result<(), DeviceError> {
+        self.note(Event::Map);
+        // SAFETY: the caller's promise, passed on.
+        unsafe { self.inner.map_dma(range) }
+    }
+
+    fn unmap_dma(&self, iova: u64, len: u64) -> Result<(), DeviceError> {
+        let reachable = self.inner.port().is_running();
+        self.note(Event::Unmap { reachable });
+        self.inner.unmap_dma(iova, len)
+    }
+
+    fn interrupt(&self, vector: u16, eventfd: Option<OwnedFd>) -> Result<(), DeviceError> {
+        self.inner.interrupt(vector, eventfd)
+    }
+
+    fn reset(&self) -> Result<(), DeviceError> {
+        self.note(Event::Reset);
+        self.inner.reset()
+    }
+}
