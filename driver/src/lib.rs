@@ -34,7 +34,8 @@
 //! ```text
 //!  Namespace     geometry; builds commands                       namespace
 //!  Controller    bring-up, admin commands, queues, shutdown      controller
-//!  Queue         slots, buffers in flight, divided operations    queue
+//!  Queue         slots, buffers in flight, divided operations;   queue
+//!                as futures, or behind a mailbox for threads
 //!  ------------  Transport: stage, ring, next                    transport
 //!  Pcie          rings, doorbells, address lists                 transport::pcie
 //!  ------------  Device: registers, DMA, interrupts, reset       device
@@ -62,6 +63,8 @@ pub mod controller;
 pub mod device;
 pub mod error;
 pub mod memory;
+#[cfg(doctest)]
+mod misuse;
 pub mod namespace;
 pub mod queue;
 pub mod transport;

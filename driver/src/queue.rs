@@ -5,6 +5,7 @@
 //! may still reach.
 
 mod io;
+mod mailbox;
 mod operations;
 mod shared;
 mod slots;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 pub use self::io::{Done, Invalid, Io, Reason, Rejected};
 pub(crate) use self::io::{Extent, Kind};
+pub use self::mailbox::{Mailbox, Reply, Sender, Served};
 use self::operations::Operations;
 pub use self::shared::{Pending, SharedQueue};
 use self::slots::{Holder, Slots, Taken};

@@ -279,6 +279,9 @@ pub enum Reason {
     /// The queue has failed and takes no more commands; drop it and create another.
     #[error("the queue has failed ({0}); drop it and create another")]
     Failed(Violation),
+    /// The owner of the queue has dropped it, and its mailbox with it.
+    #[error("nobody serves the queue behind this mailbox any more; create another")]
+    Closed,
 }
 
 /// A command that was not staged, given back whole.
