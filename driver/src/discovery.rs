@@ -175,8 +175,7 @@ pub fn discover(
         }
         let first = asked.len() == 1;
         let read = attach_discovery(&options, config, clock).and_then(|controller| {
-            let log = controller.discovery_log()?;
-            Ok((controller.address().to_owned(), log))
+            Ok((crate::Address::Tcp(options.clone()).to_string(), controller.discovery_log()?))
         });
         let (via, log) = match read {
             Ok(read) => read,
