@@ -37,6 +37,8 @@ pub enum NqnError {
     Prefix,
     /// It has a space, a control character or is no UTF-8.
     Character,
+    /// It is [`DISCOVERY_NQN`], where that cannot be.
+    Reserved,
 }
 
 impl fmt::Display for NqnError {
@@ -48,6 +50,7 @@ impl fmt::Display for NqnError {
                 "an NQN begins with nqn., as in nqn.2014-08.org.nvmexpress:uuid:..."
             }
             NqnError::Character => "an NQN has neither spaces nor control characters",
+            NqnError::Reserved => "this NQN is the discovery service's; choose another one",
         })
     }
 }

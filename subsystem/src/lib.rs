@@ -1,11 +1,15 @@
 //! An NVM subsystem in software: namespaces, controllers and the ports that serve them.
 //!
 //! ```text
-//!   port::in_process       port::vfio_user          whose thread it is, what time it is
-//!              \             /
-//!               Controller                          registers, queues, admin and I/O commands
-//!               /     |    \
-//!     HostMemory  Subsystem  DoorbellPage           I/O addresses; namespaces; shared doorbells
+//!   port::in_process   port::vfio_user   port::tcp  whose thread it is, what time it is
+//!              \         /                  |
+//!               Controller              fabrics     registers and queues; associations and connections
+//!               /     |    \               |
+//!     HostMemory      |   DoorbellPage     |        I/O addresses; shared doorbells
+//!                     |                    |
+//!                  controller::{core, io_command}   admin and I/O commands
+//!                     |
+//!                 Subsystem                         what controllers have in common
 //!                     |
 //!                 Namespace                         blocks and names
 //!                     |
@@ -36,7 +40,7 @@
 //! ```
 //!
 //! # What it implements
-//! NVM Express Base 2.0 and NVM command set 1.0, as an I/O controller on PCIe.
+//! NVM Express Base 2.0 and NVM command set 1.0, as an I/O controller on PCIe and over TCP.
 //!
 //! - **Registers**: CAP to CRTO as far as they are mandatory; every way in which enabling can fail ends in CSTS.CFS.
 //!   Controller Reset, function level reset, shutdown notification (what was written becomes durable first). Page sizes
@@ -48,14 +52,17 @@
 //!   temperature threshold, namespaces changed.
 //! - **I/O commands**: Flush, Write, Read, Compare, Write Zeroes, Dataset Management, Verify.
 //! - **Misbehaviour**, by a seeded [plan of faults](fault).
+//! - **Fabrics** (NVMe/TCP 1.0): Connect, Property Get and Set, Disconnect; header and data digests, in-capsule data, R2Ts
+//!   as many as the host takes, SUCCESS, queues without flow control, HPDA; Keep Alive by traffic; a discovery service
+//!   with referrals, persistent connections and its event; a list of allowed hosts; limits per host.
 //! - **Namespaces** of 512 or 4096 byte blocks, in memory, in a file or nowhere, each shared by every controller.
 //!
 //! # What it does not implement
-//! - SGLs, fused commands, metadata and protection information, Write Uncorrectable, Copy, reservations, directives,
+//! - SGLs beyond the one that fabrics need, fused commands, metadata and protection information, Write Uncorrectable, Copy, reservations, directives,
 //!   streams, zones, key-value.
 //! - Namespace management, Format, Sanitize, firmware update, self-test, security, NVMe-MI, virtualisation: their opcodes
 //!   are answered with Invalid Command Opcode.
-//! - The keep alive timer, power states beyond one, host memory buffer, controller memory buffer, persistent memory
+//! - The keep alive timer on PCIe, authentication and TLS over TCP, power states beyond one, host memory buffer, controller memory buffer, persistent memory
 //!   region, boot partitions, NVM subsystem reset and shutdown, weighted round robin, pin and MSI interrupts. Interrupt
 //!   coalescing is accepted and ignored.
 //! - Abort stops Asynchronous Event Requests only: any other command that has been fetched is finished before the Abort
@@ -67,6 +74,7 @@
 pub mod backend;
 pub mod controller;
 pub mod doorbells;
+pub mod fabrics;
 pub mod fault;
 mod ids;
 pub mod memory;

@@ -1,4 +1,5 @@
 //! The doors through which hosts reach a controller. Each owns the controller's thread and its clock.
 
 pub mod in_process;
+pub mod tcp;
 pub mod vfio_user;

@@ -192,10 +192,8 @@ impl Pcie {
 }
 
 impl Transport for Pcie {
-    #[inline(always)]
     fn limits(&self) -> Limits {
-        let Self { depth, max_transfer, page, .. } = *self;
-        Limits { depth, max_transfer, page, direct: true }
+        Limits { depth: self.depth, max_transfer: self.max_transfer, page: self.page }
     }
 
     #[inline(always)]

@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{ArgGroup, Parser};
 use doorbell_subsystem::{ControllerConfig, NamespaceSpec};
+
+use crate::tcp::TcpArgs;
 
 const EXAMPLES: &str = "\
 Namespaces:
@@ -15,6 +17,10 @@ Namespaces:
 Examples:
   doorbell-subsystem --vfio-user /tmp/nvme.sock --namespace memory:1GiB
   doorbell-perf vfio-user:/tmp/nvme.sock
+
+  # Over TCP, to any host that can reach this one; nvme connect-all works as well.
+  doorbell-subsystem --tcp 0.0.0.0:4420 --namespace memory:1GiB
+  doorbell-perf tcp://127.0.0.1:4420
 
   # Two hosts share a file; SPDK's host looks for a socket named cntrl in a directory.
   mkdir -p /tmp/spdk
@@ -32,15 +38,19 @@ Examples:
 
 /// An NVMe subsystem in software, served to other processes.
 ///
-/// Each --vfio-user is a controller of its own with a socket, which one client at a time can drive; all of them serve
-/// the same namespaces. Prints the address of each, as doorbell-perf and the other tools of Doorbell take it, and runs
+/// Each --vfio-user is a controller of its own with a socket, which one client at a time can drive; each --tcp takes any
+/// number of hosts. All of them serve the same namespaces. Prints the address of each, as doorbell-perf and the other tools of Doorbell take it, and runs
 /// until SIGINT or SIGTERM, which flush and leave cleanly.
 #[derive(Debug, Parser)]
 #[command(name = "doorbell-subsystem", version, after_help = EXAMPLES)]
+#[command(group = ArgGroup::new("port").args(["vfio_user", "tcp"]).required(true).multiple(true))]
 pub(crate) struct Args {
     /// Serve a controller at the socket PATH, or at `cntrl` in the directory PATH (may be repeated)
-    #[arg(long, value_name = "PATH", required = true)]
+    #[arg(long, value_name = "PATH")]
     pub(crate) vfio_user: Vec<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) tcp: TcpArgs,
 
     /// What to serve (may be repeated; the first is namespace 1)
     #[arg(long, short, value_name = "SPEC", default_value = "memory:1GiB")]
@@ -75,7 +85,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = ControllerConfig::default().vectors)]
     pub(crate) vectors: u16,
 
-    /// Misbehave as the plan in FILE says; what was injected is printed at the end
+    /// Misbehave over vfio-user as the plan in FILE says; what was injected is printed at the end
     #[arg(long, value_name = "FILE")]
     pub(crate) faults: Option<PathBuf>,
 
@@ -117,7 +127,10 @@ mod tests {
         ]);
         assert_eq!((args.vfio_user.len(), args.namespace.len()), (2, 2));
         assert_eq!(args.controller().mqes_z, 65_535);
-        for wrong in ["--namespace=tape:1GiB", "--queue-entries=1", "--mdts=300"] {
+        let args = Args::parse_from(["doorbell-subsystem", "--tcp=[::1]", "--tcp=127.0.0.1:1"]);
+        let ports: Vec<_> = args.tcp.tcp.iter().map(ToString::to_string).collect();
+        assert_eq!(ports, ["[::1]:4420", "127.0.0.1:1"]);
+        for wrong in ["--namespace=tape:1GiB", "--queue-entries=1", "--mdts=300", "--tcp=here"] {
             let args = ["doorbell-subsystem", "--vfio-user=/tmp/a", wrong];
             assert!(Args::try_parse_from(args).is_err(), "{wrong}");
         }

@@ -1,4 +1,4 @@
-//! `doorbell-subsystem`: serves namespaces to other processes over vfio-user, until told to stop.
+//! `doorbell-subsystem`: serves namespaces to other processes over vfio-user and to hosts over TCP, until told to stop.
 //!
 //! One thread for each port, which the library runs; one that waits for signals; and this one, which waits for either
 //! to say something.
@@ -6,7 +6,6 @@
 #![forbid(unsafe_code)]
 
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -16,7 +15,8 @@ use std::{io, thread};
 use anyhow::{Context, bail};
 use clap::Parser;
 use doorbell_subsystem::fault::{Count, Plan};
-use doorbell_subsystem::port::vfio_user::{Server, Stop};
+use doorbell_subsystem::port::vfio_user;
+use doorbell_subsystem::port::vfio_user::Stop;
 use doorbell_subsystem::{Controller, Subsystem};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -24,6 +24,7 @@ use signal_hook::iterator::Signals;
 use crate::args::Args;
 
 mod args;
+mod tcp;
 
 /// Time for the ports to end once they are told to.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -33,7 +34,7 @@ enum Event {
     /// SIGINT or SIGTERM.
     Signal,
     /// A port has ended, told to or not.
-    Ended(PathBuf, io::Result<()>),
+    Ended(String, io::Result<()>),
 }
 
 fn main() -> ExitCode {
@@ -53,20 +54,33 @@ fn run(args: &Args) -> anyhow::Result<()> {
     // Before the first port: a signal that comes while it starts must still unlink its socket.
     watch_signals(send.clone())?;
     let stop = Stop::new().context("cannot make an event file descriptor")?;
-    let servers: Vec<Server> = args
+    let servers: Vec<vfio_user::Server> = args
         .vfio_user
         .iter()
         .map(|path| {
             let mut controller = Controller::new(Arc::clone(&subsystem), args.controller())?;
             controller.set_faults(faults.clone());
-            Ok(Server::bind(path, controller)?)
+            Ok(vfio_user::Server::bind(path, controller)?)
         })
         .collect::<anyhow::Result<_>>()?;
-    let ports = servers.len();
+    let shape = args.controller();
+    let shape = (shape.max_io_queues, shape.mqes_z, shape.mdts);
+    let tcp = args.tcp.bind(&subsystem, shape)?;
+    let ports = servers.len() + usize::from(tcp.is_some());
     for (server, path) in servers.into_iter().zip(&args.vfio_user) {
-        start(server, path.clone(), Arc::clone(&stop), send.clone())?;
+        let name = format!("vfio-user:{}", path.display());
+        start(name.clone(), &stop, &send, move |stop| server.run(stop))?;
         // Whoever asked for the address may have stopped reading; the port serves all the same.
-        let _ = writeln!(io::stdout(), "vfio-user:{}", path.display());
+        let _ = writeln!(io::stdout(), "{name}");
+    }
+    if let Some(server) = tcp {
+        let nqn = subsystem.nqn();
+        let names: Vec<_> =
+            server.addresses().iter().map(|address| format!("tcp://{address}/{nqn}")).collect();
+        start(names.join(", "), &stop, &send, move |stop| server.run(stop))?;
+        for name in names {
+            let _ = writeln!(io::stdout(), "{name}");
+        }
     }
     let result = wait(&events, ports, &stop);
     subsystem.flush().context("flushing")?;
@@ -125,17 +139,18 @@ fn watch_signals(send: Sender<Event>) -> anyhow::Result<()> {
 
 /// Runs a port on a thread.
 fn start(
-    server: Server,
-    path: PathBuf,
-    stop: Arc<Stop>,
-    send: Sender<Event>,
+    name: String,
+    stop: &Arc<Stop>,
+    send: &Sender<Event>,
+    run: impl FnOnce(&Arc<Stop>) -> io::Result<()> + Send + 'static,
 ) -> anyhow::Result<()> {
+    let (stop, send) = (Arc::clone(stop), send.clone());
     thread::Builder::new()
-        .name(format!("port {}", path.display()))
+        .name(format!("port {name}"))
         .spawn(move || {
-            let result = server.run(&stop);
+            let result = run(&stop);
             // Where nobody receives any more, the process is about to end.
-            let _ = send.send(Event::Ended(path, result));
+            let _ = send.send(Event::Ended(name, result));
         })
         .context("cannot start a thread")?;
     Ok(())
@@ -154,10 +169,10 @@ fn wait(events: &Receiver<Event>, ports: usize, stop: &Stop) -> anyhow::Result<(
         match events.recv_timeout(left) {
             Ok(Event::Signal) if until.is_some() => bail!("told to stop a second time"),
             Ok(Event::Signal) => {}
-            Ok(Event::Ended(path, result)) => {
+            Ok(Event::Ended(name, result)) => {
                 running -= 1;
                 if let Err(error) = result {
-                    let what = format!("the port vfio-user:{} failed", path.display());
+                    let what = format!("the port {name} failed");
                     failure = Some(anyhow::Error::new(error).context(what));
                 }
             }

@@ -35,7 +35,6 @@ pub(crate) enum Outcome {
 }
 
 /// What kind of controller it is.
-#[expect(dead_code, reason = "some are made by the port over TCP, which comes next")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// An I/O controller with rings in host memory.

@@ -118,7 +118,6 @@ impl Core {
         }
     }
 
-    #[expect(dead_code, reason = "for the port over TCP, which comes next")]
     /// The discovery log page changed.
     pub(crate) fn discovery_notice(&mut self) {
         if self.features.events.dlpcn() {

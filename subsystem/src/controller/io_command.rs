@@ -27,6 +27,26 @@ pub(crate) struct Counters {
     pub(crate) media_errors: u64,
 }
 
+impl Counters {
+    /// Every counter, in a fixed order.
+    pub(crate) fn values(&self) -> [u64; 5] {
+        [self.reads, self.writes, self.bytes_read, self.bytes_written, self.media_errors]
+    }
+
+    pub(crate) fn from_values(values: [u64; 5]) -> Self {
+        let [reads, writes, bytes_read, bytes_written, media_errors] = values;
+        Self { reads, writes, bytes_read, bytes_written, media_errors }
+    }
+
+    pub(crate) fn add(&mut self, more: &Counters) {
+        let mut values = self.values();
+        for (to, from) in values.iter_mut().zip(more.values()) {
+            *to += from;
+        }
+        *self = Self::from_values(values);
+    }
+}
+
 /// Bytes of the memory that commands compare and verify in.
 pub(crate) const BOUNCE: usize = 64 << 10;
 
@@ -94,6 +114,13 @@ impl<D: Data> Io<'_, D> {
             Ok(()) => Status::SUCCESS,
             Err(status) => status,
         }
+    }
+
+    /// Bytes that a read, write or comparison moves, and bytes of a block, where nothing is wrong with it.
+    pub(crate) fn span(&self, sqe: &Sqe) -> Result<(u64, u32), Status> {
+        let namespace = namespace(self.slots, sqe.nsid)?;
+        let (_, len) = self.transfer(namespace, sqe)?;
+        Ok((len as u64, namespace.block_size()))
     }
 
     /// Has the storage of a read or write fetched while the command before it is under way.

@@ -40,7 +40,7 @@ impl Registers {
         Self { cap, cc: Cc::new(), csts: Csts::new(), aqa: Aqa::new(), asq: 0, acq: 0, masked: 0 }
     }
 
-    pub(super) fn read(&self, at: u64) -> u32 {
+    pub(crate) fn read(&self, at: u64) -> u32 {
         let crto = Crto::new().with_crwmt(u16::from(READY_TIMEOUT));
         match at {
             offset::CAP => self.cap.into_bits() as u32,
@@ -59,8 +59,8 @@ impl Registers {
         }
     }
 
-    /// Whether the host's settings let the controller be enabled.
-    fn acceptable(&self) -> bool {
+    /// Whether what the host put into CC lets the controller be enabled.
+    pub(crate) fn is_acceptable(&self) -> bool {
         let css = match self.cc.css() {
             Cc::CSS_NVM => Cap::CSS_NVM,
             Cc::CSS_ALL => Cap::CSS_IOCS,
@@ -68,13 +68,15 @@ impl Registers {
             _ => 0,
         };
         let mps = self.cc.mps();
-        let in_page = (1u64 << (12 + mps)) - 1;
         self.cap.css() & css != 0
             && (self.cap.mpsmin()..=self.cap.mpsmax()).contains(&mps)
             && self.cc.ams() == Cc::AMS_ROUND_ROBIN
-            && self.aqa.asqs_z() != 0
-            && self.aqa.acqs_z() != 0
-            && (self.asq | self.acq) & in_page == 0
+    }
+
+    /// Whether the host has said where the admin queues are.
+    fn has_admin_queues(&self) -> bool {
+        let in_page = (1u64 << (12 + self.cc.mps())) - 1;
+        self.aqa.asqs_z() != 0 && self.aqa.acqs_z() != 0 && (self.asq | self.acq) & in_page == 0
     }
 }
 
@@ -167,7 +169,7 @@ impl Controller {
     fn enable(&mut self) {
         let registers = &mut self.registers;
         registers.csts = Csts::new();
-        if !registers.acceptable() {
+        if !registers.is_acceptable() || !registers.has_admin_queues() {
             registers.csts.set_cfs(true);
             return;
         }

@@ -93,6 +93,11 @@ impl Stop {
         let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
     }
 
+    /// Readable from when that was asked.
+    pub(in crate::port) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+
     /// Whether that has been asked.
     pub fn is_asked(&self) -> bool {
         self.asked.load(Ordering::Acquire)

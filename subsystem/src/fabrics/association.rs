@@ -1,0 +1,344 @@
+//! An association: one host's controller, from its admin Connect on.
+//!
+//! Owns the controller's core and properties behind a lock that admin commands take. What reads and writes need of it
+//! (is it over, is it enabled, does every write have to be durable) stands beside the lock, in plain loads.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use doorbell_spec::admin::{AbortCdw10, AdminOpcode, AsyncEvent, LogCdw10};
+use doorbell_spec::command::Sqe;
+use doorbell_spec::fabrics::command::{Property, property_size};
+use doorbell_spec::log::Lid;
+use doorbell_spec::register::{Cc, Csts, offset};
+use doorbell_spec::status::Status;
+
+use super::{Target, discovery, lock};
+use crate::controller::core::{Core, Kind, Outcome, Transfer};
+use crate::controller::io_command::Counters;
+use crate::controller::registers::Registers;
+
+/// Time after which a discovery controller without a keep alive timer ends where its host says nothing.
+const DISCOVERY_SILENCE: Duration = Duration::from_secs(120);
+
+/// Who connected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Host {
+    pub(crate) nqn: String,
+    pub(crate) id: [u8; 16],
+}
+
+/// One host's controller.
+pub(crate) struct Association {
+    cntlid: u16,
+    kind: Kind,
+    host: Host,
+    /// Keep Alive Timeout of the Connect, in milliseconds.
+    connect_kato: u32,
+    ended: AtomicBool,
+    /// Counts enablings; 0 while the controller is not ready.
+    epoch: AtomicU32,
+    write_through: AtomicBool,
+    kato: AtomicU32,
+    /// When a command last came, in milliseconds.
+    heard: AtomicU64,
+    admin: Mutex<Admin>,
+}
+
+struct Admin {
+    core: Core,
+    registers: Registers,
+    epochs: u32,
+    /// I/O queues by identifier; what each has counted.
+    queues: Vec<Option<Arc<Published>>>,
+    /// What queues that are gone have counted.
+    gone: Counters,
+    /// GENCTR that the host has been told of.
+    genctr: u64,
+}
+
+/// Counters of one queue, which its connection alone writes.
+#[derive(Debug, Default)]
+pub(crate) struct Published([AtomicU64; 5]);
+
+impl Published {
+    /// Makes the counters visible to others.
+    #[inline]
+    pub(crate) fn store(&self, counters: &Counters) {
+        for (to, from) in self.0.iter().zip(counters.values()) {
+            to.store(from, Ordering::Relaxed);
+        }
+    }
+
+    fn load(&self) -> Counters {
+        Counters::from_values(self.0.each_ref().map(|value| value.load(Ordering::Relaxed)))
+    }
+}
+
+impl Association {
+    pub(super) fn new(core: Core, host: Host, kato: u32, genctr: u64, now: Duration) -> Self {
+        let registers = Registers::new(core.config.mqes_z, 0, 0);
+        let queues = (0..=core.config.max_io_queues).map(|_| None).collect();
+        let association = Self {
+            cntlid: core.cntlid,
+            kind: core.kind,
+            host,
+            connect_kato: kato,
+            ended: AtomicBool::new(false),
+            epoch: AtomicU32::new(0),
+            write_through: AtomicBool::new(false),
+            kato: AtomicU32::new(kato),
+            heard: AtomicU64::new(millis(now)),
+            admin: Mutex::new(Admin {
+                core,
+                registers,
+                epochs: 0,
+                queues,
+                gone: Counters::default(),
+                genctr,
+            }),
+        };
+        lock(&association.admin).core.features.kato = kato;
+        association
+    }
+
+    pub(crate) fn cntlid(&self) -> u16 {
+        self.cntlid
+    }
+
+    pub(super) fn key(&self) -> super::Key {
+        (self.is_discovery(), self.cntlid)
+    }
+
+    pub(crate) fn is_discovery(&self) -> bool {
+        self.kind == Kind::Discovery
+    }
+
+    pub(crate) fn hostnqn(&self) -> &str {
+        &self.host.nqn
+    }
+
+    pub(super) fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// From now on no connection of it does anything but close.
+    pub(crate) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+    }
+
+    #[inline]
+    pub(crate) fn is_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// Which enabling this is; 0 while the controller is not ready. I/O queues belong to one.
+    #[inline]
+    pub(crate) fn epoch(&self) -> u32 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// Every write is to be made durable.
+    #[inline]
+    pub(crate) fn write_through(&self) -> bool {
+        self.write_through.load(Ordering::Relaxed)
+    }
+
+    /// A command came.
+    #[inline]
+    pub(crate) fn hear(&self, now: Duration) {
+        self.heard.store(millis(now), Ordering::Relaxed);
+    }
+
+    /// Whether the host has been silent for too long. Every command counts (TBKAS), and a host that saw one answered may
+    /// leave its next Keep Alive out, so that twice KATO may pass (PEER-5).
+    pub(crate) fn is_expired(&self, now: Duration) -> bool {
+        let silence = millis(now).saturating_sub(self.heard.load(Ordering::Relaxed));
+        match self.kato.load(Ordering::Relaxed) {
+            0 if self.is_discovery() => silence > millis(DISCOVERY_SILENCE),
+            0 => false,
+            kato => silence > 2 * u64::from(kato),
+        }
+    }
+
+    /// The keep alive timer ran out: the controller fails, and the association is over.
+    pub(crate) fn expire(&self) {
+        lock(&self.admin).registers.csts.set_cfs(true);
+        self.epoch.store(0, Ordering::Release);
+        self.end();
+    }
+
+    /// Keeps an error for the error log.
+    #[cold]
+    pub(crate) fn record(&self, qid: u16, sqe: &Sqe, status: Status) -> Status {
+        lock(&self.admin).core.errors.record(qid, sqe, status)
+    }
+
+    /// Takes an I/O queue's identifier.
+    pub(super) fn open_queue(&self, qid: u16) -> Result<Arc<Published>, OpenError> {
+        let mut admin = lock(&self.admin);
+        let granted = admin.core.features.granted_submissions();
+        let most = granted.min(admin.core.features.granted_completions());
+        if qid == 0 || qid > most || self.is_discovery() {
+            return Err(OpenError::Identifier);
+        }
+        let slot = admin.queues.get_mut(usize::from(qid)).ok_or(OpenError::Identifier)?;
+        if slot.is_some() {
+            return Err(OpenError::Taken);
+        }
+        let published = Arc::new(Published::default());
+        *slot = Some(Arc::clone(&published));
+        Ok(published)
+    }
+
+    /// Gives an I/O queue's identifier back.
+    pub(crate) fn close_queue(&self, qid: u16) {
+        let mut admin = lock(&self.admin);
+        let slot = admin.queues.get_mut(usize::from(qid));
+        if let Some(published) = slot.and_then(Option::take) {
+            admin.gone.add(&published.load());
+        }
+    }
+
+    /// Property Get.
+    pub(crate) fn property_get(&self, sqe: &Sqe) -> Result<u64, Status> {
+        let property = Property::of(sqe);
+        let at = u64::from(property.offset);
+        let size = property_size(at).filter(|size| property.size == Some(*size));
+        let size = size.ok_or(Status::INVALID_FIELD.with_dnr())?;
+        let admin = lock(&self.admin);
+        let low = u64::from(admin.registers.read(at));
+        Ok(if size == 8 { low | u64::from(admin.registers.read(at + 4)) << 32 } else { low })
+    }
+
+    /// Property Set: CC is the one that can be written.
+    pub(crate) fn property_set(&self, sqe: &Sqe) -> Result<(), Status> {
+        let property = Property::of(sqe);
+        if u64::from(property.offset) != offset::CC || property.size != Some(4) {
+            return Err(Status::INVALID_FIELD.with_dnr());
+        }
+        let cc = Cc::from_bits(property.value as u32);
+        let mut admin = lock(&self.admin);
+        let old = admin.registers.cc;
+        admin.registers.cc = cc;
+        match (old.en(), cc.en()) {
+            (false, true) => self.enable(&mut admin),
+            (true, false) => self.disable(&mut admin),
+            _ => {}
+        }
+        if old.shn() == Cc::SHN_NONE && cc.shn() != Cc::SHN_NONE {
+            self.epoch.store(0, Ordering::Release);
+            // A drive that cannot flush has no better answer than to finish the shutdown.
+            let _ = admin.core.subsystem.flush();
+            admin.registers.csts.set_shst(Csts::SHST_COMPLETE);
+        }
+        Ok(())
+    }
+
+    fn enable(&self, admin: &mut Admin) {
+        let cc = admin.registers.cc;
+        let entries = cc.iosqes() == Cc::IOSQES_64 && cc.iocqes() == Cc::IOCQES_16;
+        admin.registers.csts = Csts::new();
+        if !admin.registers.is_acceptable() || !entries && !self.is_discovery() {
+            admin.registers.csts.set_cfs(true);
+            return;
+        }
+        admin.registers.csts.set_rdy(true);
+        admin.epochs = admin.epochs.wrapping_add(1).max(1);
+        self.epoch.store(admin.epochs, Ordering::Release);
+    }
+
+    /// Controller Reset: I/O queues, events and features go; the association and its admin queue stay.
+    fn disable(&self, admin: &mut Admin) {
+        self.epoch.store(0, Ordering::Release);
+        admin.registers.csts = Csts::new();
+        admin.core.forget();
+        admin.core.features.kato = self.connect_kato;
+        self.settings_changed(admin);
+    }
+
+    fn settings_changed(&self, admin: &Admin) {
+        self.write_through.store(!admin.core.features.write_cache, Ordering::Relaxed);
+        self.kato.store(admin.core.features.kato, Ordering::Relaxed);
+    }
+
+    /// Carries out an admin command that is no Fabrics command.
+    pub(crate) fn admin_command(
+        &self,
+        target: &Target,
+        local: std::net::SocketAddr,
+        sqe: &Sqe,
+        data: &mut dyn Transfer,
+        now: Duration,
+    ) -> Result<Outcome, Status> {
+        let mut admin = lock(&self.admin);
+        let admin = &mut *admin;
+        if !admin.registers.csts.rdy() || self.epoch() == 0 {
+            return Err(Status::COMMAND_SEQUENCE_ERROR.with_dnr());
+        }
+        if admin.core.events.holds(sqe.cid()) {
+            return Err(Status::COMMAND_ID_CONFLICT.with_dnr());
+        }
+        if sqe.cdw0.fuse() != 0 {
+            return Err(Status::INVALID_FIELD.with_dnr());
+        }
+        admin.core.now = now;
+        admin.core.io_queues = admin.queues.iter().any(Option::is_some);
+        if AdminOpcode(sqe.opcode()) == AdminOpcode::GET_LOG_PAGE {
+            if self.is_discovery() && Lid(LogCdw10::from_bits(sqe.cdw10).lid()) == Lid::DISCOVERY {
+                let page = discovery::page(target, &self.host.nqn, local);
+                return admin.core.give_page(sqe, &page, data).map(Outcome::Done);
+            }
+            admin.core.counters = admin.total();
+        }
+        let outcome = admin.core.admin_command(sqe, data);
+        self.settings_changed(admin);
+        outcome
+    }
+
+    /// Abort: event requests are the only commands of the admin queue that stay. The identifier of the request that ends
+    /// by it, if any.
+    pub(crate) fn abort(&self, sqe: &Sqe) -> Option<u16> {
+        let abort = AbortCdw10::from_bits(sqe.cdw10);
+        let found = abort.sqid() == 0 && lock(&self.admin).core.events.abort(abort.cid());
+        found.then_some(abort.cid())
+    }
+
+    /// Takes note of what changed around the controller; the event to report now, and the request that it ends.
+    pub(crate) fn event(&self, target: &Target) -> Option<(u16, AsyncEvent)> {
+        let mut admin = lock(&self.admin);
+        if self.epoch() == 0 {
+            return None;
+        }
+        admin.core.refresh();
+        if self.is_discovery() && admin.genctr != target.generation() {
+            admin.genctr = target.generation();
+            admin.core.discovery_notice();
+        }
+        admin.core.events.deliver()
+    }
+}
+
+impl Admin {
+    fn total(&self) -> Counters {
+        let mut total = self.gone;
+        for queue in self.queues.iter().flatten() {
+            total.add(&queue.load());
+        }
+        total
+    }
+}
+
+/// Why an I/O queue was not opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OpenError {
+    /// No queue has this identifier.
+    Identifier,
+    /// The queue exists.
+    Taken,
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

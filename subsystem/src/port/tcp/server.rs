@@ -1,0 +1,494 @@
+//! The sockets of the port, and the threads that poll them.
+//!
+//! One thread serves any number of connections; more threads share them out as they come. A connection with traffic is
+//! polled without asking the kernel who is ready; when nothing has happened for a moment, a thread sleeps until
+//! something does. A socket that takes no more is left alone until it does, and its host's commands with it.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
+
+use super::connection::{Connection, End};
+use crate::fabrics::Target;
+use crate::port::vfio_user::Stop;
+
+/// Time between two looks at what happens without traffic.
+const TICK: Duration = Duration::from_millis(100);
+/// Time without traffic after which a thread sleeps.
+const PATIENCE: Duration = Duration::from_micros(100);
+/// Connections polled without asking the kernel.
+const HOT: usize = 8;
+/// Rounds over those between two questions to the kernel about all others.
+const ASK_EVERY: u32 = 16;
+/// Steps of one connection in one round.
+const STEPS: usize = 4;
+/// Connections taken at once.
+const ACCEPTS: usize = 16;
+/// Time for a host to read why its connection ends.
+const LINGER: Duration = Duration::from_secs(1);
+/// Events asked for at once.
+const EVENTS: usize = 64;
+
+const STOP: u64 = u64::MAX;
+const INBOX: u64 = u64::MAX - 1;
+const LISTENER: u64 = 1 << 32;
+
+/// Why a port could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "tcp://{address}: cannot listen: {source}; choose another port, or an address of this machine"
+)]
+pub struct BindError {
+    /// The address.
+    pub address: SocketAddr,
+    /// The kernel's answer.
+    pub source: io::Error,
+}
+
+/// Hears of connections that end.
+pub type Observer = dyn Fn(SocketAddr, End) + Send + Sync;
+
+/// Listens for hosts.
+pub struct Server {
+    target: Arc<Target>,
+    listeners: Vec<TcpListener>,
+    addresses: Vec<SocketAddr>,
+    threads: usize,
+    observer: Option<Arc<Observer>>,
+}
+
+impl Server {
+    /// Serves `target` at every one of `addresses`, with `threads` threads once it runs. The discovery log shows the
+    /// addresses from now on.
+    ///
+    /// # Errors
+    /// [`BindError`] for the first address that cannot be had.
+    pub fn bind(
+        target: Arc<Target>,
+        addresses: &[SocketAddr],
+        threads: usize,
+    ) -> Result<Self, BindError> {
+        let mut listeners = Vec::new();
+        let mut actual = Vec::new();
+        for &address in addresses {
+            let failed = |source| BindError { address, source };
+            let listener = TcpListener::bind(address).map_err(failed)?;
+            listener.set_nonblocking(true).map_err(failed)?;
+            actual.push(listener.local_addr().map_err(failed)?);
+            listeners.push(listener);
+        }
+        actual.iter().for_each(|address| target.add_port(*address));
+        Ok(Self { target, listeners, addresses: actual, threads: threads.max(1), observer: None })
+    }
+
+    /// The same, and `observer` is called for every connection that ends, by the thread that served it.
+    #[must_use]
+    pub fn observed(mut self, observer: Arc<Observer>) -> Self {
+        self.observer = Some(observer);
+        self
+    }
+
+    /// The addresses that it listens at, with the ports that the kernel chose.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Serves hosts until `stop` is asked. Uses the calling thread and starts the others.
+    ///
+    /// # Errors
+    /// What the kernel said where it has no descriptors or threads left at the start.
+    pub fn run(self, stop: &Arc<Stop>) -> io::Result<()> {
+        let inboxes: Vec<Arc<Inbox>> =
+            (0..self.threads).map(|_| Inbox::new().map(Arc::new)).collect::<io::Result<_>>()?;
+        let start = Instant::now();
+        let mut workers = Vec::new();
+        for inbox in &inboxes {
+            let (target, observer) = (Arc::clone(&self.target), self.observer.clone());
+            workers.push(Worker::new(target, observer, Arc::clone(inbox), stop, start)?);
+        }
+        let mut first = workers.swap_remove(0);
+        for (listener, at) in self.listeners.iter().zip(0..) {
+            let data = EventData::new_u64(LISTENER + at);
+            epoll::add(&first.epoll, listener, data, EventFlags::IN)?;
+        }
+        thread::scope(|scope| {
+            for mut worker in workers {
+                let name = "doorbell-tcp".to_owned();
+                let builder = thread::Builder::new().name(name);
+                builder.spawn_scoped(scope, move || worker.run(stop, &[], &[]))?;
+            }
+            first.run(stop, &self.listeners, &inboxes)
+        })
+        .inspect_err(|_| stop.stop())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.addresses.iter().for_each(|address| self.target.remove_port(*address));
+    }
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
+
+/// New connections on their way to a thread.
+struct Inbox {
+    sockets: Mutex<Vec<TcpStream>>,
+    wake: OwnedFd,
+    /// Connections of the thread, those on their way included.
+    load: AtomicUsize,
+}
+
+impl Inbox {
+    fn new() -> io::Result<Self> {
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self { sockets: Mutex::default(), wake, load: AtomicUsize::new(0) })
+    }
+
+    fn put(&self, socket: TcpStream) {
+        self.load.fetch_add(1, Ordering::Relaxed);
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner).push(socket);
+        // Full only if it is readable anyway.
+        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    }
+
+    fn take(&self) -> Vec<TcpStream> {
+        let _ = rustix::io::read(&self.wake, &mut [0; 8]);
+        std::mem::take(&mut *self.sockets.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A connection and its socket.
+struct Slot {
+    socket: TcpStream,
+    peer: SocketAddr,
+    connection: Connection,
+    interest: EventFlags,
+    /// The host has been told why it ends; what it still sends is dropped, until this time.
+    linger: Option<Duration>,
+    hot: bool,
+}
+
+/// What became of a socket.
+#[derive(PartialEq, Eq)]
+enum Served {
+    Idle,
+    Busy,
+    Gone,
+}
+
+/// One thread.
+struct Worker {
+    target: Arc<Target>,
+    observer: Option<Arc<Observer>>,
+    inbox: Arc<Inbox>,
+    epoll: OwnedFd,
+    slots: Vec<Option<Slot>>,
+    hot: Vec<usize>,
+    start: Instant,
+}
+
+impl Worker {
+    fn new(
+        target: Arc<Target>,
+        observer: Option<Arc<Observer>>,
+        inbox: Arc<Inbox>,
+        stop: &Stop,
+        start: Instant,
+    ) -> io::Result<Self> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, stop.descriptor(), EventData::new_u64(STOP), EventFlags::IN)?;
+        epoll::add(&epoll, inbox.wake.as_fd(), EventData::new_u64(INBOX), EventFlags::IN)?;
+        Ok(Self { target, observer, inbox, epoll, slots: Vec::new(), hot: Vec::new(), start })
+    }
+
+    fn run(
+        &mut self,
+        stop: &Stop,
+        listeners: &[TcpListener],
+        inboxes: &[Arc<Inbox>],
+    ) -> io::Result<()> {
+        let mut events = Vec::with_capacity(EVENTS);
+        let (mut next_tick, mut active_at) = (TICK, Duration::ZERO);
+        let mut round = 0u32;
+        while !stop.is_asked() {
+            round = round.wrapping_add(1);
+            let now = self.start.elapsed();
+            if now >= next_tick {
+                self.tick(now);
+                next_tick = now + TICK;
+            }
+            let mut busy = false;
+            let mut hot = std::mem::take(&mut self.hot);
+            for at in &hot {
+                busy |= self.serve(*at, now) == Served::Busy;
+            }
+            hot.retain(|at| self.slots.get(*at).is_some_and(Option::is_some));
+            self.hot = hot;
+            if busy {
+                active_at = now;
+            } else if !self.hot.is_empty() {
+                if now.saturating_sub(active_at) > PATIENCE {
+                    self.cool();
+                } else {
+                    thread::yield_now();
+                }
+            }
+            if !self.hot.is_empty() && self.hot.len() < HOT && !round.is_multiple_of(ASK_EVERY) {
+                continue;
+            }
+            let timeout = match self.hot.is_empty() {
+                true => next_tick.saturating_sub(now),
+                false => Duration::ZERO,
+            };
+            let timeout = Timespec::try_from(timeout).unwrap_or_default();
+            events.clear();
+            match epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&timeout)) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let now = self.start.elapsed();
+            for event in &events {
+                match event.data.u64() {
+                    STOP => {}
+                    INBOX => self.collect(now),
+                    token if token >= LISTENER => {
+                        if let Some(listener) = listeners.get((token - LISTENER) as usize) {
+                            accept(listener, inboxes);
+                        }
+                    }
+                    at => {
+                        let at = at as usize;
+                        if self.serve(at, now) == Served::Busy {
+                            active_at = now;
+                            self.heat(at);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Polls a connection from now on.
+    fn heat(&mut self, at: usize) {
+        if self.hot.len() < HOT
+            && let Some(Some(slot)) = self.slots.get_mut(at)
+            && !slot.hot
+        {
+            slot.hot = true;
+            self.hot.push(at);
+        }
+    }
+
+    /// Polls none any more.
+    fn cool(&mut self) {
+        for at in self.hot.drain(..) {
+            if let Some(Some(slot)) = self.slots.get_mut(at) {
+                slot.hot = false;
+            }
+        }
+    }
+
+    /// Takes over new connections.
+    fn collect(&mut self, now: Duration) {
+        for socket in self.inbox.take() {
+            if self.open(socket, now).is_none() {
+                self.inbox.load.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Takes over one; where that cannot be, its socket is closed.
+    fn open(&mut self, socket: TcpStream, now: Duration) -> Option<()> {
+        socket.set_nonblocking(true).ok()?;
+        socket.set_nodelay(true).ok()?;
+        let (local, peer) = (socket.local_addr().ok()?, socket.peer_addr().ok()?);
+        let connection = Connection::new(&self.target, local, now)?;
+        let at = self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len());
+        let interest = EventFlags::IN;
+        epoll::add(&self.epoll, &socket, EventData::new_u64(at as u64), interest).ok()?;
+        let slot = Slot { socket, peer, connection, interest, linger: None, hot: false };
+        match self.slots.get_mut(at) {
+            Some(free) => *free = Some(slot),
+            None => self.slots.push(Some(slot)),
+        }
+        Some(())
+    }
+
+    fn serve(&mut self, at: usize, now: Duration) -> Served {
+        let Some(slot) = self.slots.get_mut(at) else { return Served::Idle };
+        let served = match slot {
+            Some(slot) => slot.serve(now),
+            None => return Served::Idle,
+        };
+        if served == Served::Gone {
+            self.close(at);
+        } else if let Some(slot) = slot {
+            slot.watch(&self.epoll, at);
+        }
+        served
+    }
+
+    fn close(&mut self, at: usize) {
+        let Some(slot) = self.slots.get_mut(at).and_then(Option::take) else { return };
+        self.inbox.load.fetch_sub(1, Ordering::Relaxed);
+        // Closing the socket would do as well, while nobody has a copy of it.
+        let _ = epoll::delete(&self.epoll, &slot.socket);
+        let (peer, end) = (slot.peer, slot.connection.end());
+        drop(slot);
+        if let (Some(observer), Some(end)) = (&self.observer, end) {
+            observer(peer, end);
+        }
+    }
+
+    fn tick(&mut self, now: Duration) {
+        for at in 0..self.slots.len() {
+            if let Some(Some(slot)) = self.slots.get_mut(at) {
+                slot.connection.tick(now);
+                self.serve(at, now);
+            }
+        }
+    }
+}
+
+impl Slot {
+    /// Receives, works and sends, as far as that goes now.
+    fn serve(&mut self, now: Duration) -> Served {
+        if let Some(until) = self.linger {
+            return if now >= until || self.drain() { Served::Gone } else { Served::Idle };
+        }
+        let mut served = Served::Idle;
+        for _ in 0..STEPS {
+            match self.receive() {
+                Ok(0) => {}
+                Ok(_) => served = Served::Busy,
+                Err(_) => {
+                    self.connection.closed();
+                    return Served::Gone;
+                }
+            }
+            let work = self.connection.step(now);
+            let Ok(sent) = self.send() else {
+                self.connection.closed();
+                return Served::Gone;
+            };
+            if work != 0 || sent != 0 {
+                served = Served::Busy;
+            }
+            if self.connection.is_ended() {
+                return self.part(now);
+            }
+            if !self.connection.is_ready() || work == 0 && sent == 0 {
+                break;
+            }
+        }
+        served
+    }
+
+    /// Bytes received; 0 where there are none now.
+    fn receive(&mut self) -> io::Result<usize> {
+        let room = self.connection.room();
+        if room.is_empty() {
+            return Ok(0);
+        }
+        match self.socket.read(room) {
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(len) => {
+                self.connection.received(len);
+                Ok(len)
+            }
+            Err(error) if is_transient(&error) => Ok(0),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Bytes sent; 0 where the socket takes none now, or there are none.
+    fn send(&mut self) -> io::Result<usize> {
+        let mut sent = 0;
+        while !self.connection.output().is_empty() {
+            match self.socket.write(self.connection.output()) {
+                Ok(len) => {
+                    self.connection.sent(len);
+                    sent += len;
+                }
+                Err(error) if is_transient(&error) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(sent)
+    }
+
+    /// The connection is over. A host that has been told why gets the time to read it: closing a socket with unread
+    /// bytes would take our last words back.
+    fn part(&mut self, now: Duration) -> Served {
+        match self.connection.end() {
+            Some(End::Violated(_)) if self.socket.shutdown(Shutdown::Write).is_ok() => {
+                self.linger = Some(now + LINGER);
+                Served::Idle
+            }
+            _ => Served::Gone,
+        }
+    }
+
+    /// Drops what still comes; true where nothing more will.
+    fn drain(&mut self) -> bool {
+        let mut scrap = [0; 4096];
+        for _ in 0..ACCEPTS {
+            match self.socket.read(&mut scrap) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(error) => return !is_transient(&error),
+            }
+        }
+        false
+    }
+
+    /// Asks the kernel to say when the socket can do what is wanted of it.
+    fn watch(&mut self, epoll: &OwnedFd, at: usize) {
+        let mut wanted = EventFlags::empty();
+        if self.linger.is_some() || !self.connection.room().is_empty() {
+            wanted |= EventFlags::IN;
+        }
+        if !self.connection.output().is_empty() {
+            wanted |= EventFlags::OUT;
+        }
+        let token = EventData::new_u64(at as u64);
+        if wanted != self.interest && epoll::modify(epoll, &self.socket, token, wanted).is_ok() {
+            self.interest = wanted;
+        }
+    }
+}
+
+/// Takes new connections and gives each to the thread with the fewest.
+fn accept(listener: &TcpListener, inboxes: &[Arc<Inbox>]) {
+    for _ in 0..ACCEPTS {
+        match listener.accept() {
+            Ok((socket, _)) => {
+                let least = inboxes.iter().min_by_key(|inbox| inbox.load.load(Ordering::Relaxed));
+                if let Some(inbox) = least {
+                    inbox.put(socket);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // None left, or no descriptor for it: it is asked again soon.
+            Err(_) => return,
+        }
+    }
+}
+
+fn is_transient(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}

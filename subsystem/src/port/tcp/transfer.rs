@@ -1,0 +1,252 @@
+//! Commands whose data the host still has to send: what was asked for by R2T, and what has come.
+//!
+//! Writes and comparisons go to the medium as their data arrives, in whole blocks, so that no command needs memory for
+//! all of its data. Commands with a little data (Dataset Management, Set Features) are kept until it is complete.
+//! Everything is bounded: commands by the queue's size, R2Ts by what the host takes for each command.
+
+use doorbell_spec::command::Sqe;
+use doorbell_spec::fabrics::header::Violation;
+use doorbell_spec::fabrics::pdu::offset;
+use doorbell_spec::status::Status;
+
+/// The most R2Ts for one command, whatever the host takes.
+const MAX_GRANTS: u32 = 16;
+/// The most data of a command that is kept until it is complete.
+pub(super) const MAX_WHOLE: u64 = 4096;
+
+/// A command that waits for data.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) sqe: Sqe,
+    /// Bytes of all its data.
+    len: u32,
+    /// Bytes of a block, where data goes to the medium as it comes.
+    block: Option<u32>,
+    /// Up to where R2Ts have asked.
+    asked: u32,
+    came: u32,
+    grants: u32,
+    /// What goes wrong first.
+    pub(super) status: Status,
+    /// All data, where it is kept.
+    pub(super) whole: Vec<u8>,
+}
+
+/// An R2T that was sent.
+#[derive(Debug)]
+struct Grant {
+    command: usize,
+    next: u32,
+    end: u32,
+    /// The beginning of a block whose end has not come.
+    carry: Vec<u8>,
+}
+
+/// An R2T to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Request {
+    pub(super) cid: u16,
+    pub(super) ttag: u16,
+    pub(super) offset: u32,
+    pub(super) len: u32,
+}
+
+/// Where an H2CData belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    command: usize,
+    ttag: u16,
+    offset: u32,
+    len: u32,
+}
+
+/// The fields of an H2CData.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Header {
+    pub(super) cccid: u16,
+    pub(super) ttag: u16,
+    pub(super) datao: u32,
+    pub(super) datal: u32,
+    pub(super) last: bool,
+}
+
+/// The commands of one queue that wait for data.
+#[derive(Debug)]
+pub(super) struct Transfers {
+    commands: Vec<Option<Pending>>,
+    grants: Vec<Option<Grant>>,
+    waiting: usize,
+    most: usize,
+    /// R2Ts for one command at a time.
+    per_command: u32,
+    /// Bytes that one R2T asks for, where there are several.
+    portion: u32,
+}
+
+impl Transfers {
+    /// For a queue of `most` commands; the host takes `maxr2t_z + 1` R2Ts for each.
+    pub(super) fn new(most: usize, maxr2t_z: u32, portion: u32) -> Self {
+        let per_command = maxr2t_z.saturating_add(1).min(MAX_GRANTS);
+        // One R2T at a time costs a round trip each: it asks for everything.
+        let portion = if per_command == 1 { u32::MAX } else { portion };
+        Self { commands: Vec::new(), grants: Vec::new(), waiting: 0, most, per_command, portion }
+    }
+
+    /// Whether a command with this identifier waits.
+    pub(super) fn holds(&self, cid: u16) -> bool {
+        self.waiting != 0 && self.commands.iter().flatten().any(|held| held.sqe.cid() == cid)
+    }
+
+    /// Takes a command that is to get `len` bytes, in blocks of `block` bytes where they go to the medium as they come.
+    ///
+    /// # Errors
+    /// [`Violation`] where the host has more commands outstanding than its queue has entries.
+    pub(super) fn begin(
+        &mut self,
+        sqe: Sqe,
+        len: u32,
+        block: Option<u32>,
+        send: &mut impl FnMut(Request),
+    ) -> Result<(), Violation> {
+        if self.waiting >= self.most {
+            return Err(Violation::SEQUENCE);
+        }
+        let whole = if block.is_none() { vec![0; len as usize] } else { Vec::new() };
+        let status = Status::SUCCESS;
+        let pending = Pending { sqe, len, block, asked: 0, came: 0, grants: 0, status, whole };
+        let command = place(&mut self.commands, pending);
+        self.waiting += 1;
+        self.ask(command, send);
+        Ok(())
+    }
+
+    /// Sends the R2Ts that a command can have now.
+    fn ask(&mut self, command: usize, send: &mut impl FnMut(Request)) {
+        let Some(Some(pending)) = self.commands.get_mut(command) else { return };
+        while pending.grants < self.per_command
+            && pending.asked < pending.len
+            && pending.status.is_success()
+        {
+            let offset = pending.asked;
+            let len = (pending.len - offset).min(self.portion);
+            let grant = Grant { command, next: offset, end: offset + len, carry: Vec::new() };
+            let at = place(&mut self.grants, grant);
+            let Ok(ttag) = u16::try_from(at) else {
+                // Only a queue of 64 Ki entries gets here; it asks again when an R2T is done.
+                self.grants.pop();
+                return;
+            };
+            pending.asked += len;
+            pending.grants += 1;
+            send(Request { cid: pending.sqe.cid(), ttag, offset, len });
+        }
+    }
+
+    /// Checks an H2CData against the R2T that it answers.
+    ///
+    /// # Errors
+    /// The [`Violation`] that the host is told of.
+    pub(super) fn place(&self, header: &Header) -> Result<Place, Violation> {
+        let Header { cccid, ttag, datao, datal, last } = *header;
+        let grant = self.grants.get(usize::from(ttag)).and_then(Option::as_ref);
+        let grant = grant.ok_or(Violation::field(offset::TTAG))?;
+        let command = self.commands.get(grant.command).and_then(Option::as_ref);
+        if command.is_none_or(|command| command.sqe.cid() != cccid) {
+            return Err(Violation::field(offset::CCCID));
+        }
+        let end = u64::from(datao) + u64::from(datal);
+        if datao != grant.next || end > u64::from(grant.end) {
+            return Err(Violation::RANGE);
+        }
+        if last != (end == u64::from(grant.end)) {
+            return Err(Violation::field(offset::FLAGS));
+        }
+        Ok(Place { command: grant.command, ttag, offset: datao, len: datal })
+    }
+
+    /// Takes the data of an H2CData: passes whole blocks to `write` with their first byte's offset, keeps the rest.
+    /// `intact` says whether the data's digest was right.
+    pub(super) fn take(
+        &mut self,
+        place: Place,
+        data: &mut [u8],
+        intact: bool,
+        mut write: impl FnMut(&Sqe, u32, &mut [u8]) -> Status,
+    ) {
+        let Some(Some(pending)) = self.commands.get_mut(place.command) else { return };
+        let Some(Some(grant)) = self.grants.get_mut(usize::from(place.ttag)) else { return };
+        grant.next += place.len;
+        pending.came += place.len;
+        if !intact && pending.status.is_success() {
+            pending.status = Status::TRANSIENT_TRANSPORT_ERROR;
+        }
+        if !pending.status.is_success() {
+            return;
+        }
+        let Some(block) = pending.block else {
+            let at = place.offset as usize;
+            if let Some(part) = pending.whole.get_mut(at..at + data.len()) {
+                part.copy_from_slice(data);
+            }
+            return;
+        };
+        let block = block as usize;
+        let (mut at, mut data) = (place.offset, data);
+        if !grant.carry.is_empty() {
+            let (more, rest) = data.split_at_mut((block - grant.carry.len()).min(data.len()));
+            let begun = grant.carry.len() as u32;
+            grant.carry.extend_from_slice(more);
+            if grant.carry.len() < block {
+                return;
+            }
+            pending.status = write(&pending.sqe, at - begun, &mut grant.carry);
+            grant.carry.clear();
+            at += more.len() as u32;
+            data = rest;
+        }
+        let (blocks, rest) = data.split_at_mut(data.len() - data.len() % block);
+        if !blocks.is_empty() && pending.status.is_success() {
+            pending.status = write(&pending.sqe, at, blocks);
+        }
+        grant.carry.extend_from_slice(rest);
+    }
+
+    /// Goes on after [`Transfers::take`]: asks for more, or returns the command that has all of its data, or that has
+    /// failed and has nothing outstanding.
+    pub(super) fn advance(&mut self, at: Place, send: &mut impl FnMut(Request)) -> Option<Pending> {
+        let done = |grant: &mut Grant| grant.next == grant.end;
+        let slot = self.grants.get_mut(usize::from(at.ttag))?;
+        if slot.as_mut().is_some_and(done) {
+            *slot = None;
+            self.commands.get_mut(at.command)?.as_mut()?.grants -= 1;
+            self.ask(at.command, send);
+        }
+        let slot = self.commands.get_mut(at.command)?;
+        let pending = slot.as_ref()?;
+        let over = pending.came == pending.len || !pending.status.is_success();
+        if !over || pending.grants != 0 {
+            return None;
+        }
+        self.waiting -= 1;
+        slot.take()
+    }
+}
+
+/// Puts a value into the first free slot and says which that is.
+fn place<T>(slots: &mut Vec<Option<T>>, value: T) -> usize {
+    match slots.iter().position(Option::is_none) {
+        Some(at) => {
+            if let Some(slot) = slots.get_mut(at) {
+                *slot = Some(value);
+            }
+            at
+        }
+        None => {
+            slots.push(Some(value));
+            slots.len() - 1
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

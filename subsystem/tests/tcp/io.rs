@@ -1,0 +1,259 @@
+//! Reads and writes, with every way of moving their data.
+
+use doorbell_spec::admin::{self, LogRequest};
+use doorbell_spec::command::Sqe;
+use doorbell_spec::fabrics::sgl::Sgl;
+use doorbell_spec::feature::Fid;
+use doorbell_spec::log::{Lid, SmartLog};
+use doorbell_spec::nvm::{self, DsmAttributes, DsmRange};
+use doorbell_spec::status::Status;
+use doorbell_subsystem::fabrics::Limits;
+use zerocopy::{FromBytes, IntoBytes};
+
+use crate::host::{Link, Options, Pdu, attach, target};
+
+fn pattern(len: usize, seed: u32) -> Vec<u8> {
+    (0..len as u32)
+        .map(|at| (at.wrapping_mul(2_654_435_761).wrapping_add(seed) >> 13) as u8)
+        .collect()
+}
+
+fn every_option() -> Vec<Options> {
+    let mut all = Vec::new();
+    for digests in [(false, false), (true, false), (false, true), (true, true)] {
+        for (hpda_z, maxr2t_z, flow_control, h2c, cut) in [
+            (0, 0, true, 128 << 10, usize::MAX),
+            (31, 3, false, 4096, 1000),
+            (7, 15, true, 1000, 77),
+        ] {
+            let kato = 0;
+            all.push(Options { digests, hpda_z, maxr2t_z, flow_control, kato, h2c, cut });
+        }
+    }
+    all
+}
+
+#[test]
+fn data_arrives_as_it_was_sent_whatever_the_options() {
+    for options in every_option() {
+        let target = target(Limits::default());
+        let (_admin, mut io) = attach(&target, options);
+        for (nsid, shift) in [(1, 9), (2, 12)] {
+            for len in [4096usize, 8192, 12 << 10, 300 << 10, 1 << 20] {
+                let data = pattern(len, len as u32);
+                let nlb_z = ((len >> shift) - 1) as u16;
+                if len <= 8192 {
+                    let cqe = io.write(nvm::write(nsid, 8, nlb_z), &data);
+                    assert!(cqe.status().is_success(), "{options:?} {len}");
+                    let (cqe, read) = io.read(nvm::read(nsid, 8, nlb_z), len as u32);
+                    assert!(cqe.status().is_success());
+                    assert!(read == data, "{options:?} {len}");
+                }
+                let data = pattern(len, 1);
+                let cqe = io.write_r2t(nvm::write(nsid, 3, nlb_z), &data);
+                assert!(cqe.status().is_success(), "{options:?} {len}: {}", cqe.status());
+                let (cqe, read) = io.read(nvm::read(nsid, 3, nlb_z), len as u32);
+                assert!(cqe.status().is_success());
+                assert!(read == data, "{options:?} {len}");
+                assert!(io.write_r2t(nvm::compare(nsid, 3, nlb_z), &data).status().is_success());
+                let mut other = data;
+                other[len - 1] ^= 1;
+                let cqe = io.write_r2t(nvm::compare(nsid, 3, nlb_z), &other);
+                assert!(cqe.status().is(Status::COMPARE_FAILURE));
+            }
+        }
+    }
+}
+
+#[test]
+fn one_byte_at_a_time_is_as_good() {
+    for digests in [(false, false), (true, true)] {
+        let options = Options { digests, cut: 1, h2c: 1, maxr2t_z: 1, ..Options::default() };
+        let target = target(Limits::default());
+        let (_admin, mut io) = attach(&target, options);
+        let data = pattern(1536, 5);
+        assert!(io.write_r2t(nvm::write(1, 0, 2), &data).status().is_success());
+        let (cqe, read) = io.read(nvm::read(1, 0, 2), 1536);
+        assert!(cqe.status().is_success() && read == data);
+    }
+}
+
+#[test]
+fn as_many_r2ts_are_outstanding_as_the_host_takes() {
+    for (maxr2t_z, count, each) in [(0, 1, 1 << 20), (1, 2, 128 << 10), (100, 8, 128 << 10)] {
+        let options = Options { maxr2t_z, ..Options::default() };
+        let target = target(Limits::default());
+        let (_admin, mut io) = attach(&target, options);
+        let sqe = nvm::write(1, 0, 2047).with_cid(5).with_sgl(Sgl::transport(1 << 20));
+        let capsule = io.capsule(sqe, &[]);
+        io.send(&capsule);
+        let requests = io.take();
+        assert_eq!(requests.len(), count);
+        let data = pattern(1 << 20, 9);
+        // The last one first, where there are several.
+        let mut todo: Vec<Pdu> = requests.into_iter().rev().collect();
+        let mut completed = false;
+        while let Some(pdu) = todo.pop() {
+            match pdu {
+                Pdu::Request { cid: 5, ttag, offset, len } => {
+                    assert_eq!(len, each);
+                    io.answer(5, ttag, offset, &data[offset as usize..][..len as usize]);
+                    let more = io.take();
+                    todo.splice(0..0, more);
+                }
+                Pdu::Response(cqe) => completed = cqe.status().is_success(),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(completed);
+        let (cqe, read) = io.read(nvm::read(1, 0, 2047), 1 << 20);
+        assert!(cqe.status().is_success() && read == data);
+    }
+}
+
+#[test]
+fn a_failing_write_fails_without_its_data() {
+    let target = target(Limits::default());
+    let (_admin, mut io) = attach(&target, Options::default());
+    let beyond = nvm::write(1, 8192, 0);
+    // PEER-1: there is no R2T for data that nobody wants.
+    let capsule = io.capsule(beyond.with_cid(1).with_sgl(Sgl::transport(512)), &[]);
+    io.send(&capsule);
+    let [Pdu::Response(cqe)] = io.take()[..] else { panic!("a response alone") };
+    assert!(cqe.status().is(Status::LBA_OUT_OF_RANGE));
+    assert!(io.write(beyond, &[0; 512]).status().is(Status::LBA_OUT_OF_RANGE));
+    assert!(io.read(nvm::read(1, 8191, 1), 1024).0.status().is(Status::LBA_OUT_OF_RANGE));
+    assert!(io.read(nvm::read(99, 0, 0), 512).0.status().is(Status::INVALID_FIELD));
+    let long = nvm::write(1, 0, 2048).with_sgl(Sgl::transport(2049 * 512));
+    assert!(io.call(long, &[]).0.status().is(Status::INVALID_FIELD), "MDTS");
+}
+
+#[test]
+fn descriptors_have_to_fit_the_command() {
+    let target = target(Limits::default());
+    let (_admin, mut io) = attach(&target, Options::default());
+    let length = Status::INVALID_DATA_SGL_LENGTH;
+    assert!(io.read(nvm::read(1, 0, 0), 1024).0.status().is(length));
+    assert!(io.read(nvm::read(1, 0, 0), 0).0.status().is(length));
+    assert!(io.write(nvm::write(1, 0, 0), &[0; 1024]).status().is(length));
+    assert!(io.write_r2t(nvm::write(1, 0, 0), &[]).status().is(length));
+    let in_capsule = nvm::read(1, 0, 0).with_sgl(Sgl::in_capsule(512));
+    assert!(io.call(in_capsule, &[]).0.status().is(Status::INVALID_SGL_TYPE));
+    let prps = nvm::read(1, 0, 0).with_prp(0x1000, 0);
+    assert!(io.call(prps, &[]).0.status().is(Status::INVALID_FIELD));
+    let fused = nvm::read(1, 0, 0).with_fuse(1).with_sgl(Sgl::transport(512));
+    assert!(io.call(fused, &[]).0.status().is(Status::INVALID_FIELD));
+    // None of these hurt.
+    assert!(io.read(nvm::read(1, 0, 0), 512).0.status().is_success());
+}
+
+#[test]
+fn commands_without_data_and_with_ranges() {
+    let target = target(Limits::default());
+    let (mut admin, mut io) = attach(&target, Options::default());
+    assert!(io.write(nvm::write(1, 0, 7), &[0x55; 4096]).status().is_success());
+    assert!(io.call(nvm::flush(1), &[]).0.status().is_success());
+    assert!(io.call(nvm::verify(1, 0, 7), &[]).0.status().is_success());
+    assert!(io.call(nvm::write_zeroes(1, 0, 0), &[]).0.status().is_success());
+    let (_, read) = io.read(nvm::read(1, 0, 1), 1024);
+    assert_eq!((read[0], read[512]), (0, 0x55));
+    let ranges = [DsmRange::new(1, 1), DsmRange::new(2, 1)];
+    let dsm = nvm::dsm(1, 1, DsmAttributes::DEALLOCATE);
+    assert!(io.write(dsm, ranges.as_bytes()).status().is_success());
+    assert!(io.write_r2t(dsm, ranges.as_bytes()).status().is_success());
+    let (_, read) = io.read(nvm::read(1, 0, 3), 2048);
+    assert_eq!((read[512], read[1024], read[1536]), (0, 0, 0x55));
+    let out = [DsmRange::new(1 << 40, 1), DsmRange::new(2, 1)];
+    assert!(io.write(dsm, out.as_bytes()).status().is(Status::LBA_OUT_OF_RANGE));
+    assert!(io.call(Sqe::new(0x7d), &[]).0.status().is(Status::INVALID_OPCODE));
+    // The SMART log counts each command once, in however many parts it went.
+    io.write_r2t(nvm::write(1, 0, 2047), &pattern(1 << 20, 3));
+    io.read(nvm::read(1, 0, 2047), 1 << 20);
+    let smart = admin::get_log_page(LogRequest::new(Lid::SMART, 127));
+    let (cqe, page) = admin.read(smart, 512);
+    assert!(cqe.status().is_success());
+    let page = SmartLog::read_from_bytes(&page).expect("512");
+    assert_eq!((page.hrc.get(), page.hwc.get()), (3, 3));
+}
+
+#[test]
+fn without_the_write_cache_every_write_is_durable() {
+    let target = target(Limits::default());
+    let (mut admin, mut io) = attach(&target, Options::default());
+    let off = admin::set_features(Fid::VOLATILE_WRITE_CACHE, 0, 0, false);
+    assert!(admin.call(off, &[]).0.status().is_success());
+    assert!(io.write_r2t(nvm::write(1, 0, 2047), &pattern(1 << 20, 2)).status().is_success());
+    assert!(io.write(nvm::write(1, 0, 0).with_fua(), &[1; 512]).status().is_success());
+}
+
+#[test]
+fn a_wrong_data_digest_fails_the_command_and_no_more() {
+    let options = Options { digests: (true, true), ..Options::default() };
+    let target = target(Limits::default());
+    let (_admin, mut io) = attach(&target, options);
+    assert!(io.write(nvm::write(1, 0, 0), &[0x11; 512]).status().is_success());
+    let sqe = nvm::write(1, 0, 0).with_cid(40).with_sgl(Sgl::in_capsule(512));
+    let mut capsule = io.capsule(sqe, &[0x22; 512]);
+    let at = capsule.len() - 5;
+    capsule[at] ^= 1;
+    io.send(&capsule);
+    let [Pdu::Response(cqe)] = io.take()[..] else { panic!("a response") };
+    assert!(cqe.status().is(Status::TRANSIENT_TRANSPORT_ERROR) && !cqe.status().dnr());
+    let sqe = nvm::write(1, 0, 3).with_cid(41).with_sgl(Sgl::transport(2048));
+    let capsule = io.capsule(sqe, &[]);
+    io.send(&capsule);
+    let [Pdu::Request { cid: 41, ttag, .. }] = io.take()[..] else { panic!("an R2T") };
+    let mut data = io.h2c(41, ttag, 0, &[0x33; 1024], false);
+    let at = data.len() - 1;
+    data[at] ^= 0x80;
+    io.send(&data);
+    assert_eq!(io.take(), [], "the rest is still to come");
+    let data = io.h2c(41, ttag, 1024, &[0x33; 1024], true);
+    io.send(&data);
+    let [Pdu::Response(cqe)] = io.take()[..] else { panic!("a response") };
+    assert!(cqe.status().is(Status::TRANSIENT_TRANSPORT_ERROR));
+    let (_, read) = io.read(nvm::read(1, 0, 0), 512);
+    assert_eq!(read, [0x11; 512], "nothing of it was written");
+}
+
+#[test]
+fn flow_control_counts_and_its_absence_says_so() {
+    let target = target(Limits::default());
+    let (_admin, mut io) = attach(&target, Options::default());
+    // 32 entries; the Connect was the first.
+    for expected in 2..=70u16 {
+        let (cqe, _) = io.read(nvm::read(1, 0, 0), 512);
+        assert_eq!((cqe.sqhd, cqe.sqid), (expected % 32, 1));
+    }
+    let options = Options { flow_control: false, ..Options::default() };
+    let (_admin, mut io) = attach(&target, options);
+    let sqe = nvm::read(1, 0, 0).with_cid(1).with_sgl(Sgl::transport(512));
+    let capsule = io.capsule(sqe, &[]);
+    io.send(&capsule);
+    assert!(matches!(io.take()[..], [Pdu::Data { cid: 1, last: true, success: true, .. }]));
+    let beyond = io.read(nvm::read(1, 8192, 0), 512).0;
+    assert!(beyond.status().is(Status::LBA_OUT_OF_RANGE));
+    assert_eq!(beyond.sqhd, 0xffff);
+}
+
+#[test]
+fn a_host_that_does_not_read_stops_its_own_queue() {
+    let target = target(Limits::default());
+    let (_admin, mut io) = attach(&target, Options::default());
+    let sqe = nvm::read(1, 0, 255).with_sgl(Sgl::transport(128 << 10));
+    let capsules: Vec<u8> = (0..30).flat_map(|cid| io.capsule(sqe.with_cid(cid), &[])).collect();
+    let room = io.connection.room();
+    room[..capsules.len()].copy_from_slice(&capsules);
+    io.connection.received(capsules.len());
+    for _ in 0..1000 {
+        io.connection.step(io.now);
+    }
+    assert!(io.connection.output().len() <= 256 << 10, "bounded");
+    assert_eq!(io.connection.step(io.now), 0, "and at rest");
+    // Another connection of the same controller goes on meanwhile.
+    let mut other = Link::connect(&target, Options::default(), 2, 1);
+    assert!(other.read(nvm::read(1, 0, 0), 512).0.status().is_success());
+    io.run();
+    let responses = io.take().iter().filter(|pdu| matches!(pdu, Pdu::Response(_))).count();
+    assert_eq!(responses, 30, "everything comes once it is read");
+}
