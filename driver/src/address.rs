@@ -1,10 +1,11 @@
-//! Addresses of controllers: `pcie:0000:01:00.0`, `vfio-user:PATH`, `embedded:OPTIONS`.
+//! Addresses of controllers: `pcie:0000:01:00.0`, `vfio-user:PATH`, `embedded:OPTIONS`, `tcp://HOST:PORT/NQN`.
 //!
 //! Owns the grammar. Printing an address gives back text that parses to the same address; a wrong one gets an error
 //! that names the part and shows a right one. Nothing is opened here.
 
 mod embedded;
 mod size;
+mod tcp;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,6 +13,8 @@ use std::str::FromStr;
 
 pub use embedded::{Backing, EmbeddedOptions};
 pub use size::Size;
+pub use tcp::TcpOptions;
+pub(crate) use tcp::{parse_uuid, print_uuid};
 
 /// Where a controller is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -23,6 +26,8 @@ pub enum Address {
     VfioUser(PathBuf),
     /// A controller emulated in this process: `embedded:size=1GiB,block=4096`.
     Embedded(EmbeddedOptions),
+    /// A subsystem across a network, over NVMe/TCP: `tcp://HOST:PORT/NQN,OPTIONS`; without an NQN the one there is.
+    Tcp(TcpOptions),
 }
 
 /// Place of a PCI function: domain, bus, device, function.
@@ -89,13 +94,14 @@ fn parse(text: &str) -> Result<Address, Wrong> {
         }
         "vfio-user" => Ok(Address::VfioUser(rest.into())),
         "embedded" => Ok(Address::Embedded(EmbeddedOptions::parse(rest)?)),
+        "tcp" => Ok(Address::Tcp(TcpOptions::parse(rest)?)),
         "" => Err(("it is empty or begins with ':'".into(), "embedded:")),
         _ if text.contains('/') => {
             Err((format!("'{kind}' is no kind; a socket needs one"), VFIO_USER_EXAMPLE))
         }
         _ if looks_like_bdf(text) => Ok(Address::Pcie(parse_bdf(text)?)),
         _ => {
-            let kinds = "pcie:, vfio-user: and embedded:";
+            let kinds = "pcie:, vfio-user:, tcp: and embedded:";
             Err((format!("'{kind}' is no kind, and no PCI place; kinds are {kinds}"), PCIE_EXAMPLE))
         }
     }
@@ -162,6 +168,7 @@ impl fmt::Display for Address {
             Self::Pcie(bdf) => write!(f, "pcie:{bdf}"),
             Self::VfioUser(path) => write!(f, "vfio-user:{}", path.display()),
             Self::Embedded(options) => write!(f, "embedded:{options}"),
+            Self::Tcp(options) => write!(f, "tcp:{options}"),
         }
     }
 }
@@ -207,7 +214,7 @@ mod tests {
             ("pcie:::.", "domain ''"),
             ("1:2", "function"),
             ("vfio-user:", "path"),
-            ("tcp://host:4420/nqn", "'tcp'"),
+            ("tcp://host:4420/nqm", "'nqm'"),
             ("embedded:size=0", "size"),
             ("embedded:size=12parsecs", "'12parsecs'"),
             ("embedded:block=520", "'520'"),

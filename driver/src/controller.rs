@@ -1,8 +1,10 @@
-//! A controller: bring-up, admin commands, namespaces, queues, shutdown.
+//! A controller: bring-up, admin commands, namespaces, queues, events, shutdown.
 
 mod admin;
 mod bringup;
 mod config;
+mod event;
+mod fabrics;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,14 +18,20 @@ pub use self::admin::LogPage;
 pub use self::bringup::BringUpError;
 use self::bringup::{AdminRings, Capabilities, Registers};
 pub use self::config::{Config, QueueConfig};
-use crate::address::Address;
+pub use self::event::Event;
+use self::event::Events;
+use self::fabrics::Fabric;
+use crate::address::{Address, TcpOptions};
 use crate::clock::{Clock, SystemClock};
 use crate::device::{Device, Doorbells, open};
+use crate::discovery;
 use crate::error::{AttachError, CommandError, QueueError};
 use crate::memory::{Buffer, DmaMemory, MemoryError};
 use crate::queue::{Io, Queue};
-use crate::transport::CloseError;
 use crate::transport::pcie::{Layout, Pcie};
+use crate::transport::tcp::LinkError;
+use crate::transport::tcp::target::Target;
+use crate::transport::{Any, CloseError};
 
 /// Who creates queues on the device and ends them: what a queue pair needs of its controller.
 pub(crate) trait QueueOwner: Send + Sync {
@@ -55,19 +63,30 @@ pub struct Controller {
 }
 
 struct Inner {
-    // Dropped in this order: the admin rings before the memory they lie in, the device last.
-    admin: Mutex<Queue<Pcie>>,
+    // Dropped in this order: the admin queue before the memory it lies in, the device last.
+    admin: Mutex<Queue>,
     identity: Box<IdentifyController>,
     capabilities: Capabilities,
     limits: Limits,
     queue_ids: Mutex<BTreeSet<u16>>,
-    doorbells: Doorbells,
     memory: Arc<DmaMemory>,
-    device: Arc<dyn Device>,
+    link: Link,
+    /// Address that opens the controller again.
+    address: String,
     clock: Arc<dyn Clock>,
+    admin_timeout: Duration,
+    events: Mutex<Events>,
     /// The controller has been disabled or has gone; nothing is sent to it any more.
     /// Held while that is done: whoever finds it true may rely on it.
     ended: Mutex<bool>,
+}
+
+/// The way to the controller.
+enum Link {
+    /// A function of this machine, or what looks like one.
+    Device { device: Arc<dyn Device>, doorbells: Doorbells },
+    /// A network.
+    Tcp(Box<Fabric>),
 }
 
 /// A panic elsewhere leaves these locks' data whole: every update is a single call.
@@ -86,8 +105,36 @@ impl Controller {
     /// # Errors
     /// [`AttachError`], which says what to do about it.
     pub fn attach(address: &Address, config: Config) -> Result<Self, AttachError> {
-        let device = open(address, &config)?;
-        Self::attach_device(device, config, Arc::new(SystemClock::new()))
+        let clock = Arc::new(SystemClock::new());
+        match address {
+            Address::Tcp(options) => Self::attach_tcp(options, config, clock),
+            _ => Self::attach_device(open(address, &config)?, config, clock),
+        }
+    }
+
+    /// Connects to the subsystem that `options` name, with time from `clock`.
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    pub fn attach_tcp(
+        options: &TcpOptions,
+        config: Config,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, AttachError> {
+        let Some(nqn) = options.nqn.clone() else {
+            let mut ways = discovery::only_subsystem(options, &config, &clock)?.into_iter();
+            let attach = |way: TcpOptions| Self::attach_tcp(&way, config.clone(), clock.clone());
+            let Some(first) = ways.next() else { unreachable!("there is a way at least") };
+            // The place that the user gave is nearer than what the target takes for its own address.
+            return attach(first)
+                .or_else(|error| ways.find_map(|way| attach(way).ok()).ok_or(error));
+        };
+        let target = Target::new(options, nqn, config.exchange_timeout)?;
+        Fabric::attach(target, &config, clock)
+    }
+
+    fn assemble(inner: Inner) -> Self {
+        Self { inner: Arc::new(inner) }
     }
 
     /// Brings up the controller of `device`, with time from `clock`.
@@ -124,7 +171,7 @@ impl Controller {
             asq: (rings.sq_iova(), layout.sq_size),
             acq: (rings.cq_iova(), layout.cq_size),
         };
-        let mut admin = Queue::new(rings, clock.clone(), config.admin_timeout);
+        let mut admin = Queue::new(Any::Pcie(rings), clock.clone(), config.admin_timeout);
         if let Err(error) = registers.enable(&capabilities, Some(admin_rings)) {
             // The controller has seen the admin rings: they go only when it is disabled for certain.
             if registers.disable(&capabilities).is_err() {
@@ -133,7 +180,13 @@ impl Controller {
             return Err(error.into());
         }
 
-        let set_up = admin::set_up(&mut admin, &memory, &capabilities, doorbell_queues, &*device);
+        let set_up = admin::set_up(
+            &mut admin,
+            &memory,
+            &capabilities,
+            doorbell_queues,
+            &device.info().address,
+        );
         let (identity, limits) = match set_up {
             Ok(set_up) => set_up,
             Err(error) => {
@@ -144,27 +197,27 @@ impl Controller {
             }
         };
         admin.limit_transfer(limits.max_transfer);
-        Ok(Self {
-            inner: Arc::new(Inner {
-                admin: Mutex::new(admin),
-                identity,
-                capabilities,
-                limits,
-                queue_ids: Mutex::new((1..=limits.max_io_queues).collect()),
-                doorbells,
-                memory,
-                device,
-                clock,
-                ended: Mutex::new(false),
-            }),
-        })
+        Ok(Self::assemble(Inner {
+            admin: Mutex::new(admin),
+            identity,
+            capabilities,
+            limits,
+            queue_ids: Mutex::new((1..=limits.max_io_queues).collect()),
+            memory,
+            address: device.info().address.clone(),
+            link: Link::Device { device, doorbells },
+            clock,
+            admin_timeout: config.admin_timeout,
+            events: Mutex::default(),
+            ended: Mutex::new(false),
+        }))
     }
 
     /// A queue pair of its own for the caller's thread.
     ///
     /// # Errors
     /// [`QueueError`]: no queue identifier is left, no memory, or the controller refuses.
-    pub fn queue(&self, config: QueueConfig) -> Result<Queue<Pcie>, QueueError> {
+    pub fn queue(&self, config: QueueConfig) -> Result<Queue, QueueError> {
         let inner = &self.inner;
         let Some(qid) = lock(&inner.queue_ids).pop_first() else {
             return Err(QueueError::NoneLeft {
@@ -172,25 +225,43 @@ impl Controller {
                 max: inner.limits.max_io_queues,
             });
         };
-        self.create_queue(qid, &config).inspect_err(|_| {
+        let page = inner.limits.page_size;
+        let max_transfer = config.max_transfer.clamp(page, QueueConfig::MAX_TRANSFER);
+        let max_transfer = max_transfer.min(inner.limits.max_transfer) & !(page - 1);
+        let transport = match &inner.link {
+            Link::Device { doorbells, .. } => {
+                self.create_rings(doorbells, qid, config.depth, max_transfer).map(Any::Pcie)
+            }
+            Link::Tcp(fabric) => {
+                let most = inner.limits.max_queue_entries.saturating_sub(1).clamp(1, 0xffff);
+                let depth = config.depth.clamp(1, most as u16);
+                Ok(inner.connect_queue(fabric, qid, depth, max_transfer)?)
+            }
+        };
+        let transport = transport.inspect_err(|_| {
             lock(&inner.queue_ids).insert(qid);
-        })
+        })?;
+        Ok(Queue::new(transport, inner.clock.clone(), config.timeout))
     }
 
-    fn create_queue(&self, qid: u16, config: &QueueConfig) -> Result<Queue<Pcie>, QueueError> {
+    fn create_rings(
+        &self,
+        doorbells: &Doorbells,
+        qid: u16,
+        depth: u16,
+        max_transfer: usize,
+    ) -> Result<Pcie, QueueError> {
         let inner = &self.inner;
         let Capabilities { cap, page_shift, .. } = inner.capabilities;
-        let page = 1usize << page_shift;
-        let max_transfer = config.max_transfer.clamp(page, QueueConfig::MAX_TRANSFER);
         let layout = Layout::plan(
             qid,
-            config.depth,
+            depth,
             inner.limits.max_queue_entries,
-            max_transfer.min(inner.limits.max_transfer) & !(page - 1),
+            max_transfer,
             page_shift,
             cap.dstrd(),
         );
-        let mut rings = Pcie::allocate(layout, &inner.memory, &inner.doorbells)?;
+        let mut rings = Pcie::allocate(layout, &inner.memory, doorbells)?;
         let refused = |what| {
             let address = self.address().to_owned();
             move |source| QueueError::Refused { address, what, qid, source }
@@ -213,13 +284,13 @@ impl Controller {
             return Err(refused("create the submission queue")(error));
         }
         rings.owned_by(inner.clone());
-        Ok(Queue::new(rings, inner.clock.clone(), config.timeout))
+        Ok(rings)
     }
 
     /// Address that opens this controller again.
     #[must_use]
     pub fn address(&self) -> &str {
-        &self.inner.device.info().address
+        &self.inner.address
     }
 
     /// What the controller says of itself.
@@ -260,10 +331,13 @@ impl Controller {
         self.inner.limits
     }
 
-    /// The device below.
+    /// The device below, if there is one.
     #[must_use]
-    pub fn device(&self) -> &Arc<dyn Device> {
-        &self.inner.device
+    pub fn device(&self) -> Option<&Arc<dyn Device>> {
+        match &self.inner.link {
+            Link::Device { device, .. } => Some(device),
+            Link::Tcp(_) => None,
+        }
     }
 
     /// Where this controller's buffers come from.
@@ -287,9 +361,7 @@ impl Controller {
     pub fn shutdown(self) -> Result<(), ShutdownError> {
         match Arc::try_unwrap(self.inner) {
             Ok(inner) => inner.shut_down(),
-            Err(inner) => {
-                Err(ShutdownError::InUse { address: inner.device.info().address.clone() })
-            }
+            Err(inner) => Err(ShutdownError::InUse { address: inner.address.clone() }),
         }
     }
 }
@@ -342,12 +414,25 @@ impl Inner {
         reported.clamp(Duration::from_secs(5), Duration::from_secs(60))
     }
 
-    fn registers(&self) -> Registers<'_> {
-        Registers {
-            properties: &*self.device,
-            address: self.device.info().address.as_str(),
-            device: Some(&*self.device),
-            clock: &*self.clock,
+    /// Does something with the controller's registers.
+    fn with_registers<T>(&self, act: impl FnOnce(&Registers<'_>) -> T) -> T {
+        match &self.link {
+            Link::Device { device, .. } => act(&Registers {
+                properties: &**device,
+                address: &self.address,
+                device: Some(&**device),
+                clock: &*self.clock,
+            }),
+            Link::Tcp(fabric) => fabric.with_registers(&mut lock(&self.admin), &*self.clock, act),
+        }
+    }
+
+    /// What is left where the controller does not obey: after it the controller reaches no memory any more.
+    fn reset(&self) -> bool {
+        match &self.link {
+            Link::Device { device, .. } => device.reset().is_ok(),
+            // It never did reach any.
+            Link::Tcp(_) => true,
         }
     }
 
@@ -370,8 +455,9 @@ impl Inner {
         if std::mem::replace(&mut *ended, true) {
             return true;
         }
-        let disabled =
-            self.registers().disable(&self.capabilities).is_ok() || self.device.reset().is_ok();
+        let disabled = self
+            .with_registers(|registers| registers.disable(&self.capabilities).is_ok())
+            || self.reset();
         if !disabled {
             self.memory.withdraw();
         }
@@ -383,11 +469,19 @@ impl Inner {
         if std::mem::replace(&mut *ended, true) {
             return Ok(());
         }
-        let registers = self.registers();
-        let shut_down = registers.shut_down(self.shutdown_wait());
-        // EN=0 whatever came of it: some controllers never report the end of a shutdown.
-        let disabled = registers.disable(&self.capabilities);
-        if disabled.is_err() && self.device.reset().is_err() {
+        if let Link::Tcp(fabric) = &self.link {
+            let down = fabric.is_down(self.clock.now());
+            fabric.end(LinkError::ShutDown);
+            if down {
+                return Ok(());
+            }
+        }
+        let (shut_down, disabled) = self.with_registers(|registers| {
+            let shut_down = registers.shut_down(self.shutdown_wait());
+            // EN=0 whatever came of it: some controllers never report the end of a shutdown.
+            (shut_down, registers.disable(&self.capabilities))
+        });
+        if disabled.is_err() && !self.reset() {
             self.memory.withdraw();
         }
         shut_down?;
@@ -401,7 +495,7 @@ impl QueueOwner for Inner {
             return Ok(());
         }
         // A device that is gone answers no command; asking its registers first spares the wait for that.
-        if let Err(error) = self.registers().status() {
+        if let Err(error) = self.with_registers(|registers| registers.status().map(drop)) {
             return match self.end("the device is gone") {
                 true => Ok(()),
                 false => Err(CloseError { queue: qid, what: error.to_string() }),

@@ -8,10 +8,12 @@ use doorbell_spec::status::Status;
 use crate::address::AddressError;
 use crate::controller::BringUpError;
 use crate::device::DeviceError;
+use crate::discovery::DiscoveryError;
 use crate::memory::{Buffer, MemoryError};
 use crate::queue::{Reason, Rejected};
 use crate::transport::Outcome;
 use crate::transport::pcie::PcieError;
+use crate::transport::tcp::TcpError;
 
 /// Why a controller could not be attached.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +34,12 @@ pub enum AttachError {
     /// No memory or no doorbell for the admin queue.
     #[error("admin queue: {0}")]
     AdminQueue(#[from] PcieError),
+    /// No connection.
+    #[error(transparent)]
+    Tcp(#[from] TcpError),
+    /// The discovery log page could not be read.
+    #[error(transparent)]
+    Discovery(#[from] DiscoveryError),
     /// A command that attaching needs failed.
     #[error("{address}: {what}: {source}")]
     Command {
@@ -89,6 +97,9 @@ pub enum QueueError {
     /// No memory, or no doorbell.
     #[error(transparent)]
     Rings(#[from] PcieError),
+    /// No connection.
+    #[error(transparent)]
+    Tcp(#[from] TcpError),
     /// The controller refused.
     #[error("{address}: {what} {qid}: {source}")]
     Refused {

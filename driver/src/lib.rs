@@ -7,7 +7,7 @@
 //! use doorbell::QueueConfig;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! // Or "pcie:0000:01:00.0", or "vfio-user:/run/disk.sock".
+//! // Or "pcie:0000:01:00.0", "vfio-user:/run/disk.sock", "tcp://host:4420/nqn".
 //! let controller = doorbell::attach("embedded:size=64MiB")?;
 //! let namespace = controller.namespace(1)?;
 //! let mut queue = controller.queue(QueueConfig::default())?;
@@ -37,6 +37,7 @@
 //!  Queue         slots, buffers in flight, divided operations;   queue
 //!                as futures, or behind a mailbox for threads
 //!  ------------  Transport: stage, ring, next                    transport
+//!  Tcp           connections of NVMe/TCP                         transport::tcp
 //!  Pcie          rings, doorbells, address lists                 transport::pcie
 //!  ------------  Device: registers, DMA, interrupts, reset       device
 //!  Vfio | VfioUser | Embedded                                    device::*
@@ -61,6 +62,7 @@ pub mod address;
 pub mod clock;
 pub mod controller;
 pub mod device;
+pub mod discovery;
 pub mod error;
 pub mod memory;
 #[cfg(doctest)]
@@ -72,7 +74,7 @@ pub mod transport;
 pub use doorbell_spec as spec;
 
 pub use address::Address;
-pub use controller::{Config, Controller, QueueConfig};
+pub use controller::{Config, Controller, Event, QueueConfig};
 pub use error::{AttachError, CommandError, QueueError};
 pub use memory::{Buffer, DmaMemory};
 pub use namespace::{Namespace, NamespaceError};

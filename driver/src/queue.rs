@@ -24,8 +24,8 @@ pub use self::shared::{Pending, SharedQueue};
 use self::slots::{Holder, Slots, Taken};
 use crate::clock::{Clock, Deadline};
 use crate::error::CommandError;
-use crate::transport::pcie::{Pcie, prp};
-use crate::transport::{Completion, Data, Handling, Transport, Violation};
+use crate::transport::pcie::prp;
+use crate::transport::{Any, Completion, Data, Handling, Transport, Violation};
 
 /// What a queue has done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,7 +65,7 @@ enum Ticket {
 ///
 /// # Dropping
 /// Deletes the queue on the device first; buffers in flight return to their pool after that.
-pub struct Queue<T: Transport = Pcie> {
+pub struct Queue<T: Transport = Any> {
     transport: T,
     slots: Slots,
     max_transfer: usize,
@@ -121,6 +121,10 @@ impl<T: Transport> Queue<T> {
         // taken on any path lives in memory on all of them.
         let Io { command, buffer, tag, kind, extent } = io;
         'slow: {
+            // A transport that is called for it would have what is live here moved out of its way.
+            if !self.transport.limits().direct {
+                break 'slow;
+            }
             let Some(memory) = &buffer else { break 'slow };
             let data = Data::of(memory);
             // No data at all wraps, and is too long.

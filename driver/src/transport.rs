@@ -2,15 +2,19 @@
 //!
 //! A transport moves commands with their data out and completions in. It knows nothing of callers, buffers' owners,
 //! retries or time-outs; those belong to [`Queue`](crate::Queue). [`pcie`] is rings and doorbells over a
-//! [`Device`](crate::device::Device).
+//! [`Device`](crate::device::Device), [`tcp`] a connection; [`Any`] is either.
 
+mod any;
 pub mod pcie;
+pub mod tcp;
 
 use std::{fmt, ptr};
 
 use doorbell_spec::command::Sqe;
 use doorbell_spec::status::Status;
 
+pub use self::any::Any;
+use self::tcp::LinkError;
 use crate::memory::Buffer;
 
 /// What one queue pair can carry.
@@ -22,6 +26,8 @@ pub struct Limits {
     pub max_transfer: usize,
     /// Page in which the data are described, in bytes; a power of two.
     pub page: u64,
+    /// Staging is a few stores, which belong into the caller's code; otherwise it is a call.
+    pub direct: bool,
 }
 
 /// How far a command is trusted to move its data and no more.
@@ -114,7 +120,7 @@ pub struct Completion {
     pub outcome: Outcome,
 }
 
-/// The other side did what the specification forbids; the queue takes no more commands.
+/// The other side did what the specification forbids, or is out of reach; the queue takes no more commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Violation {
@@ -144,6 +150,9 @@ pub enum Violation {
         /// The tail.
         tail: u16,
     },
+    /// The way to the controller is lost for good.
+    #[error("{0}")]
+    Lost(LinkError),
 }
 
 /// There is no room in the ring.

@@ -19,6 +19,8 @@ Addresses:
   embedded:size=8GiB,block=512        ... of another size (file=disk.img keeps its data in a file)
   pcie:0000:01:00.0                   a drive bound to vfio-pci (see hugepages.sh bind)
   vfio-user:/run/drive.sock           a drive served by another process
+  tcp://host:4420/nqn.2014-08.org.x:y a subsystem across a network; without the NQN the one there is
+  tcp://host,hdgst,ddgst              ... with digests of headers and data
   /dev/nvme0n1, disk.img              for the engines io_uring and pread
 
 Examples:

@@ -64,12 +64,14 @@ pub trait Crew: Send {
 pub struct Lanes<E> {
     lanes: Vec<Lane<E>>,
     clock: Clock,
+    /// Processor time taken so far, in nanoseconds: the process's, and the kernel's on its behalf.
+    cpu: (u64, u64),
 }
 
 impl<E: Engine> Lanes<E> {
     /// A crew of these lanes.
     pub fn new(lanes: Vec<Lane<E>>, clock: Clock) -> Self {
-        Self { lanes, clock }
+        Self { lanes, clock, cpu: (0, 0) }
     }
 
     fn publish(&self, gauge: &Gauge) {
@@ -112,6 +114,7 @@ impl<E: Engine> Lanes<E> {
 
 impl<E: Engine> Crew for Lanes<E> {
     fn work(&mut self, shift: &Shift, gauge: &Gauge) {
+        let before = sys::thread_cpu();
         let patience = self.lanes.iter().map(Lane::patience).min().unwrap_or(0);
         let mut patience = Patience::new(patience, &self.clock);
         self.lanes.iter_mut().for_each(|lane| lane.begin(shift.start, shift.task));
@@ -171,9 +174,19 @@ impl<E: Engine> Crew for Lanes<E> {
             }
         }
         self.publish(gauge);
+        let after = sys::thread_cpu();
+        self.cpu.0 += after.0.saturating_sub(before.0);
+        self.cpu.1 += after.1.saturating_sub(before.1);
     }
 
     fn finish(self: Box<Self>) -> Vec<LaneReport> {
-        self.lanes.into_iter().map(Lane::into_report).collect()
+        let (user, system) = self.cpu;
+        let mut reports: Vec<LaneReport> = self.lanes.into_iter().map(Lane::into_report).collect();
+        // The thread's, so of all its lanes together.
+        if let Some(report) = reports.first_mut() {
+            report.counters.push(("cpu_user_nanoseconds", user));
+            report.counters.push(("cpu_system_nanoseconds", system));
+        }
+        reports
     }
 }

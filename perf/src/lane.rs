@@ -387,7 +387,11 @@ impl<E: Engine> Lane<E> {
         LaneReport {
             device: self.config.device,
             bytes: self.config.bytes,
-            counters: self.engine.counters(),
+            counters: {
+                let mut counters = self.engine.counters();
+                counters.push(("ios_with_warmup", self.progress.ios));
+                counters
+            },
             tally: self.tally,
             verification: match &self.config.script {
                 Script::Verify(ledger) => Some(ledger.verification()),

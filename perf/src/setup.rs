@@ -263,8 +263,9 @@ impl Drive {
                 "no DMA memory for {all} of buffers; a smaller --depth or --block-size needs less"
             )
         })?;
-        // An emulated drive in this process goes through no IOMMU, and does as well on ordinary pages.
-        let emulated = self.controller.address().starts_with("embedded:");
+        // What goes through no IOMMU does as well on ordinary pages.
+        let address = self.controller.address();
+        let emulated = address.starts_with("embedded:") || address.starts_with("tcp:");
         let notices = (!emulated).then(|| self.controller.memory().notices());
         let note = note.or_else(|| notices?.into_iter().next());
         Ok((Doorbell::new(queue, self.namespace.clone(), buffers, blocks), note))
@@ -281,6 +282,7 @@ fn open_file(
     if target.starts_with("embedded:")
         || target.starts_with("pcie:")
         || target.starts_with("vfio-user:")
+        || target.starts_with("tcp:")
     {
         bail!(
             "{} needs the path of a block device or file, not the address {target}",

@@ -36,6 +36,20 @@ pub fn pin_to_core(core: usize) -> io::Result<()> {
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Nanoseconds of processor time that the calling thread has taken: its own, and the kernel's on its behalf.
+pub fn thread_cpu() -> (u64, u64) {
+    // SAFETY: an all-zero rusage is a valid value of that plain C structure.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the structure is alive during the call, which fills it.
+    if unsafe { libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage) } != 0 {
+        return (0, 0);
+    }
+    let nanoseconds = |time: libc::timeval| {
+        time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_usec.unsigned_abs() * 1000
+    };
+    (nanoseconds(usage.ru_utime), nanoseconds(usage.ru_stime))
+}
+
 /// From now on SIGINT and SIGTERM set the flag that [`interrupted`] reads; a second one ends the process.
 pub fn catch_interrupts() {
     // SAFETY: an all-zero sigaction is a valid value of that plain C structure.

@@ -209,7 +209,7 @@ fn escape(path: &Path) -> String {
 }
 
 /// The reverse; a '%' that no two digits follow stands for itself.
-fn unescape(text: &str) -> PathBuf {
+pub(super) fn unescape(text: &str) -> PathBuf {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('%') {

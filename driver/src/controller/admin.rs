@@ -15,12 +15,10 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use super::bringup::Capabilities;
 use super::{Controller, Limits, lock};
-use crate::device::Device;
 use crate::error::{AttachError, CommandError};
 use crate::memory::{Buffer, DmaMemory};
 use crate::namespace::{Namespace, NamespaceError};
 use crate::queue::{Done, Invalid, Io, Queue, Reason, Rejected};
-use crate::transport::pcie::Pcie;
 
 /// A log page as a type: its identifier and its layout.
 pub trait LogPage: FromBytes {
@@ -49,7 +47,7 @@ impl LogPage for doorbell_spec::log::ErrorLogEntry {
 
 /// Runs `command`, which returns data, and copies them out of the buffer once.
 fn fetch<T: FromBytes>(
-    queue: &mut Queue<Pcie>,
+    queue: &mut Queue,
     memory: &Arc<DmaMemory>,
     command: Sqe,
 ) -> Result<Box<T>, CommandError> {
@@ -66,19 +64,21 @@ fn fetch<T: FromBytes>(
 
 /// INIT-11, INIT-12: Identify Controller and the number of queues, on an admin queue that works.
 pub(super) fn set_up(
-    admin: &mut Queue<Pcie>,
+    admin: &mut Queue,
     memory: &Arc<DmaMemory>,
     capabilities: &Capabilities,
-    doorbell_queues: u16,
-    device: &dyn Device,
+    wanted_queues: u16,
+    address: &str,
 ) -> Result<(Box<IdentifyController>, Limits), AttachError> {
-    let address = || device.info().address.clone();
+    let address = || address.to_owned();
     let command = |what| move |source| AttachError::Command { address: address(), what, source };
     let identify = commands::identify(Cns::CONTROLLER, 0, 0, Csi::NVM);
     let identity: Box<IdentifyController> =
         fetch(admin, memory, identify).map_err(command("Identify Controller"))?;
     let (sqes, cqes) = (identity.sqes(), identity.cqes());
-    if sqes.0 > 6 || sqes.1 < 6 || cqes.0 > 4 || cqes.1 < 4 {
+    // A discovery controller has no I/O queues.
+    let io = identity.cntrltype != IdentifyController::CNTRLTYPE_DISCOVERY;
+    if io && (sqes.0 > 6 || sqes.1 < 6 || cqes.0 > 4 || cqes.1 < 4) {
         let what = format!(
             "queue entries of 64 and 16 bytes are outside what the controller takes (SQES {sqes:?}, CQES {cqes:?})"
         );
@@ -87,8 +87,9 @@ pub(super) fn set_up(
     let max_transfer = identity
         .max_transfer(capabilities.cap.mpsmin())
         .map_or(usize::MAX, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
-    let max_io_queues = match doorbell_queues {
+    let max_io_queues = match wanted_queues {
         0 => 0,
+        _ if identity.cntrltype == IdentifyController::CNTRLTYPE_DISCOVERY => 0,
         wanted => {
             number_of_queues(admin, wanted).map_err(command("Set Features, Number of Queues"))?
         }
@@ -103,7 +104,7 @@ pub(super) fn set_up(
 }
 
 /// INIT-12: asks for `wanted` (not 0) queues of each kind; returns how many there are.
-fn number_of_queues(admin: &mut Queue<Pcie>, wanted: u16) -> Result<u16, CommandError> {
+fn number_of_queues(admin: &mut Queue, wanted: u16) -> Result<u16, CommandError> {
     let wanted_z = u32::from(wanted.min(u16::MAX - 1) - 1);
     let command =
         commands::set_features(Fid::NUMBER_OF_QUEUES, 0, wanted_z | wanted_z << 16, false);

@@ -14,6 +14,11 @@ pub(crate) fn open(address: &Address, config: &Config) -> Result<Arc<dyn Device>
     match address {
         Address::VfioUser(path) => Ok(Arc::new(VfioUser::open(path, config.exchange_timeout)?)),
         Address::Pcie(bdf) => Ok(Arc::new(Vfio::open(*bdf)?)),
+        // Controllers across a network have no device.
+        Address::Tcp(_) => Err(AttachError::Unusable {
+            address: address.to_string(),
+            what: "there is no device behind this address".into(),
+        }),
         #[cfg(feature = "embedded")]
         Address::Embedded(options) => Ok(Arc::new(super::embedded::Embedded::open(options)?)),
         #[cfg(not(feature = "embedded"))]

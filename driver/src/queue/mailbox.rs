@@ -24,8 +24,7 @@ use super::io::{Done, Io, Reason, Rejected};
 use crate::clock::{Clock, Deadline};
 use crate::error::CommandError;
 use crate::memory::Buffer;
-use crate::transport::pcie::Pcie;
-use crate::transport::{Outcome, Transport, Violation};
+use crate::transport::{Any, Outcome, Transport, Violation};
 
 /// What comes back for a command: its completion, or the command itself with the reason why it cannot be sent.
 pub type Reply = Result<Done, Rejected>;
@@ -215,7 +214,7 @@ struct Origin {
 ///
 /// Dropped, it deletes the queue and answers everybody: what was still in the box was not sent, what was with the device
 /// is indeterminate.
-pub struct Served<T: Transport = Pcie> {
+pub struct Served<T: Transport = Any> {
     shared: Arc<Shared>,
     /// `None` once it is being dropped.
     queue: Option<Queue<T>>,

@@ -15,8 +15,7 @@ use std::time::Duration;
 use super::io::{Done, Io, Reason};
 use super::{Counters, Queue};
 use crate::error::CommandError;
-use crate::transport::Transport;
-use crate::transport::pcie::Pcie;
+use crate::transport::{Any, Transport};
 
 /// What became of a command that a future waits for.
 enum Entry {
@@ -41,7 +40,7 @@ struct State<T: Transport> {
 }
 
 /// A queue that the futures of one thread share.
-pub struct SharedQueue<T: Transport = Pcie> {
+pub struct SharedQueue<T: Transport = Any> {
     state: Rc<RefCell<State<T>>>,
 }
 
@@ -179,7 +178,7 @@ enum Stage {
 
 /// One command as a future; resolves to its completion, or to an error that says why there is none.
 #[must_use = "a future does nothing until it is polled"]
-pub struct Pending<T: Transport = Pcie> {
+pub struct Pending<T: Transport = Any> {
     state: Rc<RefCell<State<T>>>,
     stage: Stage,
 }

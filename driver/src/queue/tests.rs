@@ -102,8 +102,10 @@ const BLOCK: usize = 512;
 
 fn bench(depth: u16, max_transfer: usize) -> Bench {
     let device = Rc::new(RefCell::new(Device::default()));
-    let transport =
-        Fake { device: device.clone(), limits: Limits { depth, max_transfer, page: 4096 } };
+    let transport = Fake {
+        device: device.clone(),
+        limits: Limits { depth, max_transfer, page: 4096, direct: true },
+    };
     let queue = Queue::new(transport, Arc::new(Virtual::default()), Duration::from_secs(1));
     Bench { queue, device, memory: memory() }
 }

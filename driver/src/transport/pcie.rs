@@ -192,8 +192,10 @@ impl Pcie {
 }
 
 impl Transport for Pcie {
+    #[inline(always)]
     fn limits(&self) -> Limits {
-        Limits { depth: self.depth, max_transfer: self.max_transfer, page: self.page }
+        let Self { depth, max_transfer, page, .. } = *self;
+        Limits { depth, max_transfer, page, direct: true }
     }
 
     #[inline(always)]

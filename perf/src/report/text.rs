@@ -206,6 +206,17 @@ fn driver(text: &mut String, side: &Side) {
             100.0 * counter("empty_polls") / polls,
         );
     }
+    let (user, system) = (counter("cpu_user_nanoseconds"), counter("cpu_system_nanoseconds"));
+    let all = counter("ios_with_warmup");
+    if all > 0.0 && user + system > 0.0 {
+        let time = units::latency;
+        let _ = writeln!(
+            text,
+            "CPU time per I/O, waiting included: {}, of it {} in the kernel.",
+            time((user + system) / all),
+            time(system / all)
+        );
+    }
     let (calls, ios) = (counter("system_calls"), side.all.total.ios as f64);
     if calls > 0.0 && ios > 0.0 {
         let _ = writeln!(text, "{}: {:.3} system calls per I/O.", side.engine.name(), calls / ios);

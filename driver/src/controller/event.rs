@@ -1,0 +1,138 @@
+//! Events: what a controller reports of itself, and what became of the way to it.
+
+use doorbell_spec::admin::{self as commands, AsyncEvent};
+use doorbell_spec::command::Sqe;
+use doorbell_spec::feature::Fid;
+use doorbell_spec::identify::IdentifyController;
+
+use super::fabrics::KEEP_ALIVE_TAG;
+use super::{Controller, Inner, Link, lock};
+use crate::error::CommandError;
+use crate::queue::{Done, Io, Queue};
+use crate::transport::Outcome;
+use crate::transport::tcp::Keeper;
+
+/// Tag of the driver's own Asynchronous Event Requests on the admin queue.
+const EVENT_TAG: u64 = u64::MAX - 1;
+/// Events kept for a caller who does not ask for them.
+const MOST_KEPT: usize = 64;
+
+/// Something that happened to a controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// The controller reports it; the log page that it names says more, and has to be read before the controller reports
+    /// another of its kind.
+    Reported(AsyncEvent),
+    /// The association was lost, and there is a new one.
+    Reconnected,
+}
+
+/// Events that have happened and not been asked for.
+#[derive(Default)]
+pub(super) struct Events {
+    wanted: bool,
+    /// Requests for events that are with the controller.
+    outstanding: u8,
+    /// The controller takes no more of them.
+    refused: bool,
+    kept: Vec<Event>,
+}
+
+impl Events {
+    fn keep(&mut self, event: Event) {
+        if self.kept.len() < MOST_KEPT {
+            self.kept.push(event);
+        }
+    }
+
+    fn reconnected(&mut self) {
+        (self.outstanding, self.refused) = (0, false);
+        self.keep(Event::Reconnected);
+    }
+}
+
+impl Controller {
+    /// Asks the controller to report what it can: [`poll`](Self::poll) hands it out from now on.
+    ///
+    /// # Errors
+    /// [`CommandError`]: the controller does not take the feature, or was not reached.
+    pub fn watch(&self) -> Result<(), CommandError> {
+        let io = Io::internal(self.inner.event_configuration());
+        lock(&self.inner.admin).run(io)?;
+        lock(&self.inner.events).wanted = true;
+        Ok(())
+    }
+
+    /// Hands out what has happened since the last call, and keeps the controller alive; returns how many events there
+    /// were. Never blocks, unless a lost association is due to be made anew.
+    ///
+    /// What a controller reports has to be asked for by [`watch`](Self::watch).
+    ///
+    /// A controller across a network hears of this host by this, or by the poll of any of its I/O queues: call either a
+    /// few times within the Keep Alive Timeout (5 s unless the address says otherwise).
+    pub fn poll(&self, mut sink: impl FnMut(Event)) -> usize {
+        match &self.inner.link {
+            Link::Tcp(_) => {
+                self.inner.tend(false);
+            }
+            Link::Device { .. } => {
+                if let Ok(mut admin) = self.inner.admin.try_lock()
+                    && !*lock(&self.inner.ended)
+                {
+                    self.inner.take_events(&mut admin);
+                }
+            }
+        }
+        let events = std::mem::take(&mut lock(&self.inner.events).kept);
+        let count = events.len();
+        events.into_iter().for_each(&mut sink);
+        count
+    }
+}
+
+impl Inner {
+    /// Set Features, Asynchronous Event Configuration: every notice that the controller has (OAES), and every warning.
+    fn event_configuration(&self) -> Sqe {
+        const WARNINGS: u32 = 0x1f;
+        let discovery = self.identity.cntrltype == IdentifyController::CNTRLTYPE_DISCOVERY;
+        let notices = self.identity.oaes.get() & !0xff;
+        let events = if discovery { notices } else { notices | WARNINGS };
+        commands::set_features(Fid::ASYNC_EVENT_CONFIG, 0, events, false)
+    }
+
+    /// A new association: events are asked for again.
+    pub(super) fn restore_events(&self, admin: &mut Queue) {
+        if lock(&self.events).wanted {
+            // Where this fails, no event comes; everything else works.
+            let _best_effort = admin.run(Io::internal(self.event_configuration()));
+        }
+        lock(&self.events).reconnected();
+    }
+
+    /// Takes what has completed on the admin queue beside the commands that somebody waits for, and asks for the next
+    /// event.
+    pub(super) fn take_events(&self, admin: &mut Queue) {
+        let events = &mut *lock(&self.events);
+        admin.poll(|Done { tag, status, result, outcome, .. }| match tag {
+            EVENT_TAG => {
+                events.outstanding = events.outstanding.saturating_sub(1);
+                if status.is_success() {
+                    events.keep(Event::Reported(AsyncEvent::from_bits(result as u32)));
+                } else if outcome == Outcome::Completed {
+                    events.refused = true;
+                }
+            }
+            KEEP_ALIVE_TAG if outcome == Outcome::Completed => {
+                if let Link::Tcp(fabric) = &self.link {
+                    fabric.answered();
+                }
+            }
+            _ => {}
+        });
+        if events.wanted && events.outstanding == 0 && !events.refused {
+            let io = Io::internal(commands::async_event_request()).tag(EVENT_TAG);
+            events.outstanding = u8::from(admin.submit(io).is_ok());
+        }
+    }
+}
