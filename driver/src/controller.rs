@@ -5,12 +5,12 @@ mod bringup;
 mod config;
 mod event;
 mod fabrics;
+mod recovery;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use doorbell_spec::admin as commands;
 use doorbell_spec::identify::IdentifyController;
 use doorbell_spec::register;
 
@@ -21,6 +21,9 @@ pub use self::config::{Config, QueueConfig};
 pub use self::event::Event;
 use self::event::Events;
 use self::fabrics::Fabric;
+pub(crate) use self::recovery::Gone;
+use self::recovery::Recovery;
+pub use self::recovery::{RecoveryConfig, RecoveryCounters, ResetError};
 use crate::address::{Address, TcpOptions};
 use crate::clock::{Clock, SystemClock};
 use crate::device::{Device, Doorbells, open};
@@ -31,12 +34,20 @@ use crate::queue::{Io, Queue};
 use crate::transport::pcie::{Layout, Pcie};
 use crate::transport::tcp::LinkError;
 use crate::transport::tcp::target::Target;
-use crate::transport::{Any, CloseError};
+use crate::transport::{Any, CloseError, Trouble};
 
 /// Who creates queues on the device and ends them: what a queue pair needs of its controller.
 pub(crate) trait QueueOwner: Send + Sync {
     /// Deletes both queues `qid`. After `Ok` the device touches none of their memory.
     fn delete(&self, qid: u16) -> Result<(), CloseError>;
+
+    /// Does something about `trouble` with the queues `qid` that were created at `epoch`; true if they do not exist any
+    /// more while the controller goes on.
+    fn rescue(&self, qid: u16, epoch: u64, trouble: Trouble) -> bool;
+
+    /// Creates the queues `qid`, which do not exist any more, over new rings; nothing yet while the controller is being
+    /// reset.
+    fn claim(&self, qid: u16) -> Result<Option<Box<Pcie>>, Gone>;
 }
 
 /// What a controller can carry.
@@ -76,6 +87,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     admin_timeout: Duration,
     events: Mutex<Events>,
+    recovery: Recovery,
     /// The controller has been disabled or has gone; nothing is sent to it any more.
     /// Held while that is done: whoever finds it true may rely on it.
     ended: Mutex<bool>,
@@ -166,7 +178,9 @@ impl Controller {
             capabilities.page_shift,
             capabilities.cap.dstrd(),
         );
-        let rings = Pcie::allocate(layout, &memory, &doorbells)?;
+        let recovery = Recovery::new(config.recovery.clone());
+        let mut rings = Pcie::allocate(layout, &memory, &doorbells)?;
+        rings.leased(recovery.lease());
         let admin_rings = AdminRings {
             asq: (rings.sq_iova(), layout.sq_size),
             acq: (rings.cq_iova(), layout.cq_size),
@@ -209,6 +223,7 @@ impl Controller {
             clock,
             admin_timeout: config.admin_timeout,
             events: Mutex::default(),
+            recovery,
             ended: Mutex::new(false),
         }))
     }
@@ -261,29 +276,9 @@ impl Controller {
             page_shift,
             cap.dstrd(),
         );
-        let mut rings = Pcie::allocate(layout, &inner.memory, doorbells)?;
-        let refused = |what| {
-            let address = self.address().to_owned();
-            move |source| QueueError::Refused { address, what, qid, source }
-        };
-        let size_z = |entries: u32| (entries - 1) as u16;
-        // INIT-13: the completion queue first; deleted again if the submission queue fails.
-        let create =
-            commands::create_io_cq(qid, size_z(layout.cq_size), None).with_prp(rings.cq_iova(), 0);
-        if let Err(error) = inner.internal(create) {
-            inner.end_unless_answered(&error);
-            return Err(refused("create the completion queue")(error));
-        }
-        let create = commands::create_io_sq(qid, size_z(layout.sq_size), qid, 0)
-            .with_prp(rings.sq_iova(), 0);
-        if let Err(error) = inner.internal(create) {
-            inner.end_unless_answered(&error);
-            if !*lock(&inner.ended) && inner.internal(commands::delete_io_cq(qid)).is_err() {
-                inner.end("could not delete a completion queue");
-            }
-            return Err(refused("create the submission queue")(error));
-        }
+        let mut rings = inner.create_for_caller(layout, doorbells)?;
         rings.owned_by(inner.clone());
+        inner.recovery.opened(layout);
         Ok(rings)
     }
 
@@ -427,10 +422,17 @@ impl Inner {
         }
     }
 
-    /// What is left where the controller does not obey: after it the controller reaches no memory any more.
-    fn reset(&self) -> bool {
+    /// What is left where the controller does not obey. True if it reaches no memory any more, which its status has to
+    /// confirm: there are resets without effect.
+    fn function_reset(&self) -> bool {
         match &self.link {
-            Link::Device { device, .. } => device.reset().is_ok(),
+            Link::Device { device, .. } => {
+                let idle = |registers: &Registers<'_>| match registers.status() {
+                    Ok(csts) => !csts.rdy(),
+                    Err(error) => matches!(error, BringUpError::Absent { .. }),
+                };
+                device.reset().is_ok() && self.with_registers(idle)
+            }
             // It never did reach any.
             Link::Tcp(_) => true,
         }
@@ -439,29 +441,6 @@ impl Inner {
     /// One of the driver's own admin commands, without data that the queue would have to own.
     fn internal(&self, command: doorbell_spec::command::Sqe) -> Result<u64, CommandError> {
         lock(&self.admin).run(Io::internal(command)).map(|done| done.result)
-    }
-
-    /// A queue whose creation the controller has not answered may come to life later, over memory that is given back
-    /// now: then the controller ends first.
-    fn end_unless_answered(&self, error: &CommandError) {
-        if matches!(error, CommandError::TimedOut { .. } | CommandError::QueueFailed(_)) {
-            self.end("did not answer the creation of a queue");
-        }
-    }
-
-    /// Disables the controller because something that memory safety rests on went wrong.
-    fn end(&self, _why: &str) -> bool {
-        let mut ended = lock(&self.ended);
-        if std::mem::replace(&mut *ended, true) {
-            return true;
-        }
-        let disabled = self
-            .with_registers(|registers| registers.disable(&self.capabilities).is_ok())
-            || self.reset();
-        if !disabled {
-            self.memory.withdraw();
-        }
-        disabled
     }
 
     fn shut_down(&self) -> Result<(), ShutdownError> {
@@ -481,38 +460,11 @@ impl Inner {
             // EN=0 whatever came of it: some controllers never report the end of a shutdown.
             (shut_down, registers.disable(&self.capabilities))
         });
-        if disabled.is_err() && !self.reset() {
+        if disabled.is_err() && !self.function_reset() {
             self.memory.withdraw();
         }
         shut_down?;
         Ok(disabled?)
-    }
-}
-
-impl QueueOwner for Inner {
-    fn delete(&self, qid: u16) -> Result<(), CloseError> {
-        if *lock(&self.ended) {
-            return Ok(());
-        }
-        // A device that is gone answers no command; asking its registers first spares the wait for that.
-        if let Err(error) = self.with_registers(|registers| registers.status().map(drop)) {
-            return match self.end("the device is gone") {
-                true => Ok(()),
-                false => Err(CloseError { queue: qid, what: error.to_string() }),
-            };
-        }
-        // CQ-11: submission queue first. What it had in flight completes or is aborted before this does.
-        let deleted = self
-            .internal(commands::delete_io_sq(qid))
-            .and_then(|_| self.internal(commands::delete_io_cq(qid)));
-        match deleted {
-            Ok(_) => {
-                lock(&self.queue_ids).insert(qid);
-                Ok(())
-            }
-            Err(_) if self.end("could not delete a queue") => Ok(()),
-            Err(error) => Err(CloseError { queue: qid, what: error.to_string() }),
-        }
     }
 }
 

@@ -301,7 +301,7 @@ impl Watch {
         self.controller.poll(|event| {
             *stale |= match event {
                 Event::Reported(event) => event.aei() == AsyncEvent::NOTICE_DISCOVERY,
-                Event::Reconnected => true,
+                Event::Reconnected | Event::Reset => true,
             };
         });
         if !self.stale {

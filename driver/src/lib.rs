@@ -74,7 +74,7 @@ pub mod transport;
 pub use doorbell_spec as spec;
 
 pub use address::Address;
-pub use controller::{Config, Controller, Event, QueueConfig};
+pub use controller::{Config, Controller, Event, QueueConfig, RecoveryConfig, RecoveryCounters};
 pub use error::{AttachError, CommandError, QueueError};
 pub use memory::{Buffer, DmaMemory};
 pub use namespace::{Namespace, NamespaceError};

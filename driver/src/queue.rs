@@ -7,6 +7,8 @@
 mod io;
 mod mailbox;
 mod operations;
+mod recovery;
+mod run;
 mod shared;
 mod slots;
 #[cfg(test)]
@@ -20,10 +22,10 @@ pub use self::io::{Done, Invalid, Io, Reason, Rejected};
 pub(crate) use self::io::{Extent, Kind};
 pub use self::mailbox::{Mailbox, Reply, Sender, Served};
 use self::operations::Operations;
+use self::recovery::Watch;
 pub use self::shared::{Pending, SharedQueue};
 use self::slots::{Holder, Slots, Taken};
-use crate::clock::{Clock, Deadline};
-use crate::error::CommandError;
+use crate::clock::Clock;
 use crate::transport::pcie::prp;
 use crate::transport::{Any, Completion, Data, Handling, Transport, Violation};
 
@@ -45,6 +47,10 @@ pub struct Counters {
     pub divided: u64,
     /// Completions for commands that had completed before, or of an older generation; dropped.
     pub strays: u64,
+    /// Completions that broke the rules; the queue failed, or its controller was reset.
+    pub violations: u64,
+    /// Times that every command in flight was ended, because the queue or its controller was reset.
+    pub lost: u64,
 }
 
 /// In the tag of a part of an operation: the operation's index, above the blocks that came before the part.
@@ -73,10 +79,14 @@ pub struct Queue<T: Transport = Any> {
     attention: bool,
     operations: Operations,
     /// Completions that arrived while [`Queue::run`] waited for another.
-    kept: VecDeque<Done>,
+    kept: VecDeque<(Ticket, Done)>,
     failure: Option<Violation>,
     divided: u64,
     strays: u64,
+    violations: u64,
+    /// Times that everything in flight was ended.
+    lost: u64,
+    watch: Watch,
     clock: Arc<dyn Clock>,
     timeout: Duration,
 }
@@ -97,6 +107,9 @@ impl<T: Transport> Queue<T> {
             failure: None,
             divided: 0,
             strays: 0,
+            violations: 0,
+            lost: 0,
+            watch: Watch::new(timeout),
             clock,
             timeout,
             transport,
@@ -231,6 +244,7 @@ impl<T: Transport> Queue<T> {
         let Some(vacancy) = self.slots.vacancy() else { return Err(self.full(io)) };
         let cid = vacancy.cid();
         if self.transport.stage(vacancy.index(), cid, io.command, data).is_err() {
+            self.watch.stuck |= self.slots.in_flight() == 0;
             return Err(self.full(io));
         }
         vacancy.fill(cid, io.buffer, io.tag, holder);
@@ -310,9 +324,9 @@ impl<T: Transport> Queue<T> {
 
     #[cold]
     fn reap_kept(&mut self) -> Option<Done> {
-        let done = self.kept.pop_front();
+        let kept = self.kept.pop_front();
         self.attend();
-        done
+        kept.map(|(_, done)| done)
     }
 
     /// Hands the next completion from the transport to `sink`, with what it was staged as; false if there is none.
@@ -321,13 +335,14 @@ impl<T: Transport> Queue<T> {
         let Completion { cid, status, result, outcome } = match self.transport.next() {
             Ok(Some(completion)) => completion,
             Ok(None) => {
-                if self.attention {
+                self.watch.rounds -= 1;
+                if self.attention || self.watch.rounds == 0 {
                     self.attend_to_operations();
                 }
                 return false;
             }
             Err(violation) => {
-                self.fail(violation);
+                self.violated(violation);
                 return false;
             }
         };
@@ -356,6 +371,9 @@ impl<T: Transport> Queue<T> {
     #[cold]
     #[inline(never)]
     fn attend_to_operations(&mut self) {
+        if self.watch.rounds == 0 {
+            self.look();
+        }
         self.pump();
         self.transport.ring();
     }
@@ -381,7 +399,7 @@ impl<T: Transport> Queue<T> {
                     return None;
                 }
                 Err(violation) => {
-                    self.fail(violation);
+                    self.violated(violation);
                     return None;
                 }
             };
@@ -429,7 +447,17 @@ impl<T: Transport> Queue<T> {
         if self.slots.issued_before(cid) {
             self.strays += 1;
         } else {
-            self.fail(Violation::UnknownCommand { cid });
+            self.violated(Violation::UnknownCommand { cid });
+        }
+    }
+
+    /// Fails, unless something can be done about it.
+    #[cold]
+    fn violated(&mut self, violation: Violation) {
+        if self.failure.is_none() {
+            self.violations += 1;
+            self.fail(violation);
+            self.look();
         }
     }
 
@@ -438,76 +466,6 @@ impl<T: Transport> Queue<T> {
         self.failure.get_or_insert(violation);
         self.slots.close();
         self.attend();
-    }
-
-    /// Sends one command and waits for its completion, with the deadline of the queue's configuration.
-    ///
-    /// Completions of other commands that arrive meanwhile are kept for the next [`poll`](Queue::poll).
-    ///
-    /// # Errors
-    /// [`CommandError`]: an error status, a rejection, no answer in time, or a queue that failed.
-    pub fn run(&mut self, io: Io) -> Result<Done, CommandError> {
-        self.run_within(io, self.timeout)
-    }
-
-    /// [`run`](Queue::run) with a deadline of its own.
-    ///
-    /// # Errors
-    /// As [`run`](Queue::run).
-    pub fn run_within(&mut self, io: Io, timeout: Duration) -> Result<Done, CommandError> {
-        let clock = self.clock.clone();
-        let deadline = Deadline::after(&*clock, timeout);
-        if self.kept.len() >= self.slots.depth() {
-            // Nobody has polled for so long that keeping more completions would have no end.
-            return Err(self.full(io).into());
-        }
-        let mut io = io;
-        let mut round = 0;
-        let ticket = loop {
-            match self.enter(io, |ticket| ticket) {
-                Ok(ticket) => break ticket,
-                Err(rejected) if rejected.reason != Reason::Full || deadline.passed(&*clock) => {
-                    return Err(rejected.into());
-                }
-                Err(rejected) => io = rejected.io,
-            }
-            // Full: completions make room.
-            match self.take_one() {
-                Some((_, done)) => self.keep(done),
-                None => {
-                    clock.pause(round, Duration::from_millis(1));
-                    round += 1;
-                }
-            }
-        };
-        self.ring();
-        round = 0;
-        loop {
-            match self.take_one() {
-                Some((arrived, done)) if arrived == ticket => return done.ok(),
-                Some((_, done)) => self.keep(done),
-                None if self.failure.is_some() => {
-                    let reason = self.failure.map_or(Reason::Full, Reason::Failed);
-                    return Err(CommandError::QueueFailed(reason));
-                }
-                None if deadline.passed(&*clock) => {
-                    match ticket {
-                        Ticket::Command(cid) => self.slots.abandon(cid),
-                        Ticket::Operation(index) => self.operations.abandon(index),
-                    }
-                    return Err(CommandError::TimedOut { after: deadline.after });
-                }
-                None => {
-                    clock.pause(round, Duration::from_millis(1));
-                    round += 1;
-                }
-            }
-        }
-    }
-
-    fn keep(&mut self, done: Done) {
-        self.kept.push_back(done);
-        self.attention = true;
     }
 
     /// Commands that can be staged now.
@@ -556,6 +514,8 @@ impl<T: Transport> Queue<T> {
             doorbells: usage.doorbells,
             divided: self.divided,
             strays: self.strays,
+            violations: self.violations,
+            lost: self.lost,
         }
     }
 
@@ -572,6 +532,7 @@ impl<T: Transport> Queue<T> {
             + self.transport.usage().bytes
             + self.slots.bytes()
             + self.operations.bytes()
+            + self.watch.bytes()
     }
 
     /// The transport.

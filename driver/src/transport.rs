@@ -138,6 +138,9 @@ pub enum Violation {
         /// The queue the completion arrived on.
         queue: u16,
     },
+    /// The controller has been given up: nothing that was tried brought it back.
+    #[error("the controller has been given up, or has gone")]
+    Ended,
     /// The submission queue head moved past the tail, or past the ring.
     #[error(
         "submission queue head {sqhd} lies outside what was submitted (head {head}, tail {tail})"
@@ -153,6 +156,36 @@ pub enum Violation {
     /// The way to the controller is lost for good.
     #[error("{0}")]
     Lost(LinkError),
+}
+
+/// What seems to be wrong with a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// Nothing.
+    None,
+    /// Commands are in flight, and none has completed for a while.
+    Stalled,
+    /// This command has been in flight for longer than it may be. Said again after as long again.
+    Overdue {
+        /// Its identifier.
+        cid: u16,
+    },
+    /// The other side has done what it must not.
+    Violated,
+}
+
+/// What has become of a transport.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// It goes on.
+    Same,
+    /// No command in flight completes any more, and the other side touches none of their memory. What had completed
+    /// before may still be taken; nothing can be staged until it is renewed.
+    Lost,
+    /// After having been lost: it can be used again, and nothing is in flight.
+    Renewed,
+    /// As lost, and for good.
+    Ended,
 }
 
 /// There is no room in the ring.
@@ -184,6 +217,13 @@ pub trait Transport {
     /// # Errors
     /// [`Violation`] if what arrived cannot be right.
     fn next(&mut self) -> Result<Option<Completion>, Violation>;
+
+    /// Asked now and then between rounds, and at once after a [`Violation`]: does something about `trouble`, and says
+    /// what has become of the transport. May take as long as the steps that are configured.
+    fn tend(&mut self, trouble: Trouble) -> Condition {
+        let _ = trouble;
+        Condition::Same
+    }
 
     /// What it holds and has done.
     fn usage(&self) -> Usage;

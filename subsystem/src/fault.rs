@@ -42,7 +42,7 @@
 //! | at | acts |
 //! | --- | --- |
 //! | [`Rule::command`] | lose, hang until aborted, answer without carrying out, move too little or wrong data |
-//! | [`Rule::completion`] | lose, delay, duplicate, reorder, change any field, wrong phase, half-written, flood |
+//! | [`Rule::completion`] | lose, delay, duplicate, reorder, change any field, wrong phase, half-written, rewritten, flood |
 //! | [`Rule::reply`] | change the data of Identify, a log page or a feature |
 //! | [`Rule::read`], [`Rule::write`] | all-ones, bits set or cleared; a write lost or late |
 //! | [`Rule::function_reset`] | a function level reset without effect |

@@ -14,7 +14,7 @@ use doorbell_spec::status::Status;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use super::bringup::Capabilities;
-use super::{Controller, Limits, lock};
+use super::{Controller, Limits};
 use crate::error::{AttachError, CommandError};
 use crate::memory::{Buffer, DmaMemory};
 use crate::namespace::{Namespace, NamespaceError};
@@ -46,7 +46,7 @@ impl LogPage for doorbell_spec::log::ErrorLogEntry {
 }
 
 /// Runs `command`, which returns data, and copies them out of the buffer once.
-fn fetch<T: FromBytes>(
+pub(super) fn fetch<T: FromBytes>(
     queue: &mut Queue,
     memory: &Arc<DmaMemory>,
     command: Sqe,
@@ -134,11 +134,11 @@ impl Controller {
         if let Some(what) = reserved(&command) {
             return Err(Rejected { reason: Reason::Invalid(Invalid::Reserved { what }), io }.into());
         }
-        lock(&self.inner.admin).run(io)
+        self.inner.with_admin(|admin| admin.run(io))
     }
 
     fn fetch<T: FromBytes>(&self, command: Sqe) -> Result<Box<T>, CommandError> {
-        fetch(&mut lock(&self.inner.admin), &self.inner.memory, command)
+        self.inner.with_admin(|admin| fetch(admin, &self.inner.memory, command))
     }
 
     /// Identify Namespace (CNS 00h) of `nsid`, as the controller tells it now.
@@ -197,7 +197,10 @@ impl Controller {
             nsid,
             source,
         })?;
-        Namespace::new(self.clone(), nsid, identify)
+        let mark = identify.clone();
+        let namespace = Namespace::new(self.clone(), nsid, identify)?;
+        self.inner.recovery.used(nsid, &mark);
+        Ok(namespace)
     }
 
     /// All namespaces that I/O can be done on.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::recovery::RecoveryConfig;
 use crate::memory::MemoryConfig;
 
 /// How a controller is attached.
@@ -16,6 +17,8 @@ pub struct Config {
     pub exchange_timeout: Duration,
     /// Where DMA memory comes from.
     pub memory: MemoryConfig,
+    /// What is done about commands that do not complete.
+    pub recovery: RecoveryConfig,
 }
 
 impl Default for Config {
@@ -25,6 +28,7 @@ impl Default for Config {
             admin_timeout: Duration::from_secs(60),
             exchange_timeout: Duration::from_secs(5),
             memory: MemoryConfig::default(),
+            recovery: RecoveryConfig::default(),
         }
     }
 }

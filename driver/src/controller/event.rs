@@ -26,6 +26,8 @@ pub enum Event {
     Reported(AsyncEvent),
     /// The association was lost, and there is a new one.
     Reconnected,
+    /// The controller has been reset, asked or not; queues and namespaces are what they were.
+    Reset,
 }
 
 /// Events that have happened and not been asked for.
@@ -46,9 +48,10 @@ impl Events {
         }
     }
 
-    fn reconnected(&mut self) {
+    /// The requests that were outstanding are not any more.
+    fn restart(&mut self, event: Event) {
         (self.outstanding, self.refused) = (0, false);
-        self.keep(Event::Reconnected);
+        self.keep(event);
     }
 }
 
@@ -78,7 +81,8 @@ impl Controller {
             }
             Link::Device { .. } => {
                 if let Ok(mut admin) = self.inner.admin.try_lock()
-                    && !*lock(&self.inner.ended)
+                    // Not by `ended`: whoever resets the controller holds that and waits for the admin queue.
+                    && !self.inner.recovery.is_over()
                 {
                     self.inner.take_events(&mut admin);
                 }
@@ -101,13 +105,13 @@ impl Inner {
         commands::set_features(Fid::ASYNC_EVENT_CONFIG, 0, events, false)
     }
 
-    /// A new association: events are asked for again.
-    pub(super) fn restore_events(&self, admin: &mut Queue) {
+    /// A new association, or a controller that has been reset: events are asked for again.
+    pub(super) fn restore_events(&self, admin: &mut Queue, event: Event) {
         if lock(&self.events).wanted {
             // Where this fails, no event comes; everything else works.
             let _best_effort = admin.run(Io::internal(self.event_configuration()));
         }
-        lock(&self.events).reconnected();
+        lock(&self.events).restart(event);
     }
 
     /// Takes what has completed on the admin queue beside the commands that somebody waits for, and asks for the next

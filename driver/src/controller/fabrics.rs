@@ -15,7 +15,8 @@ use doorbell_spec::identify::IdentifyController;
 use doorbell_spec::status::Status;
 
 use super::bringup::{Capabilities, Registers};
-use super::{AttachError, Config, Controller, Inner, Limits, admin, lock};
+use super::recovery::Recovery;
+use super::{AttachError, Config, Controller, Event, Inner, Limits, admin, lock};
 use crate::clock::{Clock, Deadline};
 use crate::device::{DeviceError, Properties, Width};
 use crate::error::CommandError;
@@ -148,6 +149,7 @@ impl Fabric {
             admin_timeout: timeout,
             ended: Mutex::new(false),
             events: Mutex::default(),
+            recovery: Recovery::new(config.recovery.clone()),
         }))
     }
 
@@ -378,7 +380,7 @@ impl Inner {
             state.association.up();
         }
         *admin = up.admin;
-        self.restore_events(admin);
+        self.restore_events(admin, Event::Reconnected);
     }
 }
 

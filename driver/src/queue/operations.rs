@@ -179,6 +179,27 @@ impl Operations {
         (!operation.abandoned).then_some(done)
     }
 
+    /// Ends all that are left, none of which has a command in flight.
+    pub(super) fn give_up(&mut self) -> Vec<(u16, Done)> {
+        self.waiting.clear();
+        let begun = (0u16..).zip(self.slots.iter_mut());
+        begun
+            .filter_map(|(index, slot)| {
+                let operation = slot.take()?;
+                let outcome =
+                    if operation.sent == 0 { Outcome::NotSent } else { Outcome::Indeterminate };
+                let done = Done {
+                    tag: operation.tag,
+                    status: Status::ABORTED_BY_HOST,
+                    result: operation.result,
+                    outcome,
+                    buffer: operation.buffer,
+                };
+                (!operation.abandoned).then_some((index, done))
+            })
+            .collect()
+    }
+
     /// Blocks of operation `index` that have been sent: where its next command begins.
     pub(super) fn position(&self, index: u16) -> u64 {
         self.slots

@@ -190,9 +190,13 @@ impl Slots {
 
     /// Whether `cid` is the identifier that its slot used before the one it uses now or will use next.
     pub(super) fn issued_before(&self, cid: u16) -> bool {
+        let step = u64::from(self.generation_step.max(1));
+        // Before the first generation there was none, until they have come round.
+        let come_round = self.filled >= (1 << 16) / step;
         self.slots.get(usize::from(cid & self.index_mask)).is_some_and(|slot| {
             let current = identifier(slot.expected).unwrap_or(slot.next);
-            cid == current.wrapping_sub(self.generation_step)
+            let before = current.wrapping_sub(self.generation_step);
+            cid == before && (before < current || come_round)
         })
     }
 
@@ -202,6 +206,35 @@ impl Slots {
         if self.closed.is_empty() {
             self.closed = std::mem::take(&mut self.slots);
         }
+    }
+
+    /// Hands slots out again after [`close`](Self::close): those that are idle.
+    pub(super) fn reopen(&mut self) {
+        if !self.closed.is_empty() {
+            self.slots = std::mem::take(&mut self.closed);
+        }
+        self.top = Self::NONE;
+        for (index, slot) in self.slots.iter_mut().enumerate().rev() {
+            if slot.expected == IDLE {
+                slot.below = self.top;
+                self.top = index as u16;
+            }
+        }
+    }
+
+    /// Calls `f` with index and identifier of every command in flight.
+    pub(super) fn each_in_flight(&self, mut f: impl FnMut(usize, u16)) {
+        for (index, slot) in self.slots.iter().enumerate() {
+            if let Some(cid) = identifier(slot.expected) {
+                f(index, cid);
+            }
+        }
+    }
+
+    /// Whether `cid` is in flight.
+    pub(super) fn holds(&self, cid: u16) -> bool {
+        let slot = self.slots.get(usize::from(cid & self.index_mask));
+        slot.is_some_and(|slot| identifier(slot.expected) == Some(cid))
     }
 
     /// Nobody waits for `cid` any more; its buffer stays until it completes.
@@ -273,6 +306,22 @@ mod tests {
             }
             assert_eq!(slots.idle(), usize::from(depth));
         }
+    }
+
+    #[test]
+    fn closed_slots_open_again_with_what_they_held() {
+        let mut slots = Slots::new(4);
+        let held = fill(&mut slots);
+        let gone = fill(&mut slots);
+        assert!(slots.complete(gone).is_some());
+        slots.close();
+        assert!(slots.vacancy().is_none() && slots.complete(held).is_none());
+        assert_eq!((slots.idle(), slots.in_flight()), (0, 1));
+        slots.reopen();
+        assert!(slots.holds(held) && !slots.holds(gone));
+        let more: Vec<u16> = (0..3).map(|_| fill(&mut slots)).collect();
+        assert!(slots.vacancy().is_none() && !more.contains(&held) && !more.contains(&gone));
+        assert!(slots.complete(held).is_some());
     }
 
     #[test]

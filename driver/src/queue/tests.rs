@@ -11,6 +11,7 @@ use doorbell_spec::nvm;
 use doorbell_spec::status::Status;
 
 use super::*;
+use crate::error::CommandError;
 use crate::memory::tests::{Random, any_memory as memory};
 use crate::memory::{Buffer, DmaMemory};
 use crate::transport::{CloseError, Full, Handling, Limits, Outcome, Usage};

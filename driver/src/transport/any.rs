@@ -4,7 +4,9 @@ use doorbell_spec::command::Sqe;
 
 use super::pcie::Pcie;
 use super::tcp::Tcp;
-use super::{CloseError, Completion, Data, Full, Limits, Transport, Usage, Violation};
+use super::{
+    CloseError, Completion, Condition, Data, Full, Limits, Transport, Trouble, Usage, Violation,
+};
 
 /// Any transport.
 // The rings are the larger ones, and the ones for which an indirection would show.
@@ -53,6 +55,13 @@ impl Transport for Any {
         match self {
             Self::Pcie(pcie) => pcie.next(),
             Self::Tcp(tcp) => tcp.next(),
+        }
+    }
+
+    fn tend(&mut self, trouble: Trouble) -> Condition {
+        match self {
+            Self::Pcie(pcie) => pcie.tend(trouble),
+            Self::Tcp(tcp) => tcp.tend(trouble),
         }
     }
 

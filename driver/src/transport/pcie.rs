@@ -4,6 +4,7 @@ pub mod prp;
 mod ring;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use doorbell_spec::command::Sqe;
 use doorbell_spec::completion::Cqe;
@@ -11,9 +12,10 @@ use doorbell_spec::completion::Cqe;
 use self::prp::Shape;
 use self::ring::{Arrival, Completions, Doorbell, Lists, Submission};
 use super::{
-    CloseError, Completion, Data, Full, Handling, Limits, Outcome, Transport, Usage, Violation,
+    CloseError, Completion, Condition, Data, Full, Handling, Limits, Outcome, Transport, Trouble,
+    Usage, Violation,
 };
-use crate::controller::QueueOwner;
+use crate::controller::{Gone, QueueOwner};
 use crate::device::Doorbells;
 use crate::memory::{DmaMemory, MemoryError};
 
@@ -80,6 +82,29 @@ pub struct Pcie {
     max_transfer: usize,
     /// Creates and deletes the queues; the admin queue has none.
     owner: Option<Arc<dyn QueueOwner>>,
+    lease: Lease,
+}
+
+/// How long the controller knows the rings: until it is reset.
+#[derive(Debug, Default)]
+pub(crate) struct Lease {
+    /// Counts the controller's resets; moves on when the controller touches no memory any more.
+    epoch: Arc<AtomicU64>,
+    /// The count under which the queues were created.
+    created: u64,
+    /// The queues do not exist any more.
+    lost: bool,
+}
+
+impl Lease {
+    /// From now until `epoch` moves on.
+    pub(crate) fn new(epoch: &Arc<AtomicU64>) -> Self {
+        Self { epoch: epoch.clone(), created: epoch.load(Ordering::Acquire), lost: false }
+    }
+
+    fn ended(&self) -> bool {
+        self.epoch.load(Ordering::Acquire) != self.created
+    }
 }
 
 impl Pcie {
@@ -116,6 +141,7 @@ impl Pcie {
             guarded: None,
             max_transfer: layout.max_transfer,
             owner: None,
+            lease: Lease::default(),
         })
     }
 
@@ -130,6 +156,27 @@ impl Pcie {
     /// From here on the queues exist on the device, and `owner` deletes them.
     pub(crate) fn owned_by(&mut self, owner: Arc<dyn QueueOwner>) {
         self.owner = Some(owner);
+    }
+
+    /// How long the controller knows these rings.
+    pub(crate) fn leased(&mut self, lease: Lease) {
+        self.lease = lease;
+    }
+
+    /// Takes the rings that the controller has been given in the place of these, if it has.
+    fn renew(&mut self) -> Condition {
+        let Some(owner) = self.owner.clone() else { return Condition::Same };
+        match owner.claim(self.qid) {
+            Ok(None) => Condition::Same,
+            Ok(Some(mut fresh)) => {
+                fresh.owner = self.owner.take();
+                fresh.usage = self.usage;
+                // The memory of these goes back to its pool: the controller has been disabled since, or has deleted them.
+                *self = *fresh;
+                Condition::Renewed
+            }
+            Err(Gone) => Condition::Ended,
+        }
     }
 
     /// PRP1 and PRP2 for `data`, whose list, if it needs one, is that of `slot`.
@@ -244,6 +291,24 @@ impl Transport for Pcie {
         self.submission.report(cqe.sqhd);
         let (cid, status) = (cqe.cid, cqe.status());
         Ok(Some(Completion { cid, status, result: words[0], outcome: Outcome::Completed }))
+    }
+
+    #[cold]
+    fn tend(&mut self, trouble: Trouble) -> Condition {
+        if self.lease.lost {
+            return self.renew();
+        }
+        if !self.lease.ended()
+            && trouble != Trouble::None
+            && let Some(owner) = self.owner.clone()
+        {
+            self.lease.lost = owner.rescue(self.qid, self.lease.created, trouble);
+        }
+        if self.lease.lost || self.lease.ended() {
+            self.lease.lost = true;
+            return Condition::Lost;
+        }
+        Condition::Same
     }
 
     fn usage(&self) -> Usage {

@@ -7,7 +7,9 @@ use std::time::Duration;
 use doorbell::clock::Clock;
 use doorbell::device::embedded::{Embedded, SteppedClock};
 use doorbell::spec::status::Status;
-use doorbell::{AttachError, Config, Controller, Io, Outcome, Queue, QueueConfig};
+use doorbell::{
+    AttachError, Config, Controller, Io, Namespace, Outcome, Queue, QueueConfig, Reason,
+};
 use doorbell_subsystem::fault::{Counters, Plan, Rule};
 use doorbell_subsystem::{
     Controller as Emulated, ControllerConfig, DoorbellMemory, InProcess, NamespaceSpec, Subsystem,
@@ -53,6 +55,7 @@ impl Bench {
         let mut config = Config::default();
         config.admin_timeout = Duration::from_secs(5);
         config.io_queues = 4;
+        config.recovery.window = Duration::from_secs(10);
         Self { device, spy, clock, config }
     }
 
@@ -114,9 +117,11 @@ impl Bench {
     }
 }
 
-/// A small queue.
+/// A small queue, whose commands are overdue after 100 ms.
 pub(crate) fn small(depth: u16) -> QueueConfig {
-    QueueConfig::with_depth(depth)
+    let mut config = QueueConfig::with_depth(depth);
+    config.timeout = Duration::from_millis(100);
+    config
 }
 
 /// Commands by tag: what was sent, and how each ended.
@@ -137,6 +142,18 @@ impl Ledger {
         tag
     }
 
+    /// Submits a command, unless the queue is full.
+    pub(crate) fn try_submit(&mut self, queue: &mut Queue, io: Io) -> bool {
+        let tag = self.next;
+        let Err(rejected) = queue.submit(io.tag(tag)) else {
+            self.next += 1;
+            self.open.insert(tag, 0);
+            return true;
+        };
+        assert_eq!(rejected.reason, Reason::Full);
+        false
+    }
+
     /// Takes what has completed: nothing twice, nothing that was not sent, each with its buffer.
     pub(crate) fn poll(&mut self, queue: &mut Queue) -> usize {
         queue.poll(|done| {
@@ -154,7 +171,7 @@ impl Ledger {
         while !self.open.is_empty() {
             self.poll(queue);
             assert!(bench.now() <= until, "{:?} still open after {longest:?}", self.open);
-            bench.clock.pause(round, Duration::from_millis(1));
+            bench.clock.pause(round, Duration::from_micros(50));
             round += 1;
         }
     }
@@ -167,5 +184,92 @@ impl Ledger {
 
     pub(crate) fn ended(&self) -> impl Iterator<Item = (Status, Outcome)> {
         self.ended.values().copied()
+    }
+
+    /// How many ended so.
+    pub(crate) fn count(&self, is: impl Fn(Status, Outcome) -> bool) -> usize {
+        self.ended().filter(|&(status, outcome)| is(status, outcome)).count()
+    }
+}
+
+/// A controller with a queue, under load.
+pub(crate) struct Load {
+    pub(crate) bench: Bench,
+    pub(crate) controller: Controller,
+    pub(crate) namespace: Namespace,
+    pub(crate) queue: Queue,
+    pub(crate) ledger: Ledger,
+}
+
+impl Load {
+    /// A queue of `depth`; nothing is wrong yet.
+    pub(crate) fn new(depth: u16) -> Self {
+        Self::with(Bench::new(), depth)
+    }
+
+    pub(crate) fn with(bench: Bench, depth: u16) -> Self {
+        let controller = bench.attach().expect("a controller");
+        let namespace = controller.namespace(1).expect("a namespace");
+        let queue = controller.queue(small(depth)).expect("a queue");
+        Self { bench, controller, namespace, queue, ledger: Ledger::default() }
+    }
+
+    /// Submits `count` reads; returns their tags.
+    pub(crate) fn send(&mut self, count: u64) -> Vec<u64> {
+        (0..count)
+            .map(|lba| {
+                let buffer = self.controller.buffer(512).expect("memory");
+                self.ledger.submit(&mut self.queue, self.namespace.read(lba, buffer))
+            })
+            .collect()
+    }
+
+    /// Submits as many reads as there is room for, at most `count`.
+    pub(crate) fn send_some(&mut self, count: u64) {
+        for lba in 0..count {
+            let buffer = self.controller.buffer(512).expect("memory");
+            let io = self.namespace.read(lba, buffer);
+            if !self.ledger.try_submit(&mut self.queue, io) {
+                return;
+            }
+        }
+    }
+
+    /// Lets time pass until everything has ended.
+    #[track_caller]
+    pub(crate) fn settle(&mut self) {
+        self.ledger.settle(&self.bench, &mut self.queue, Duration::from_secs(20));
+    }
+
+    /// Behaves from now on: reads and writes go on as if nothing had been, on the same queue.
+    #[track_caller]
+    pub(crate) fn resumes(&mut self) {
+        self.bench.behave();
+        // A queue learns of a reset when it is polled.
+        for _ in 0..64 {
+            self.ledger.poll(&mut self.queue);
+        }
+        for round in 0..3u8 {
+            let mut data = self.controller.buffer(8192).expect("memory");
+            data.fill(round ^ 0x5a);
+            let expected = data.to_vec();
+            self.queue.run(self.namespace.write(40, data)).expect("written");
+            let back = self.controller.buffer(8192).expect("memory");
+            let done = self.queue.run(self.namespace.read(40, back)).expect("read");
+            assert_eq!(done.buffer.expect("a buffer")[..], expected[..]);
+        }
+        let tags = self.send(self.queue.depth() as u64);
+        self.settle();
+        assert!(tags.iter().all(|tag| self.ledger.of(*tag).0.is_success()));
+        assert_eq!(self.queue.failure(), None);
+    }
+
+    /// Ends it all: everything is back, and came back once.
+    #[track_caller]
+    pub(crate) fn close(self) {
+        let Self { bench, controller, namespace, queue, ledger } = self;
+        assert!(ledger.open.is_empty(), "{:?} never ended", ledger.open);
+        drop((queue, namespace));
+        bench.close(controller);
     }
 }

@@ -5,8 +5,11 @@
 //! as the device could reach it.
 
 mod bench;
+mod completion;
 mod geometry;
 mod identity;
 mod probe;
 mod queues;
+mod recovery;
+mod removal;
 mod spy;

@@ -114,25 +114,40 @@ fn pit_53_queues_that_are_not_deleted() {
         let before = (disables(&bench), bench.now());
         drop(queue);
         assert!(disables(&bench) > before.0, "{label}: a reset ends what deletion did not");
-        assert!(!bench.device.port().is_running(), "{label}");
         assert!(bench.now() - before.1 < Duration::from_secs(30), "{label}");
-        drop(namespace);
+        bench.behave();
+        let mut ledger = Ledger::default();
+        let mut queue = controller.queue(small(4)).expect("the identifier is free again");
+        let tag =
+            ledger.submit(&mut queue, namespace.read(0, controller.buffer(512).expect("memory")));
+        ledger.settle(&bench, &mut queue, Duration::from_secs(1));
+        assert!(ledger.of(tag).0.is_success(), "{label}");
+        drop((queue, namespace));
         bench.close(controller);
     }
 }
 
 #[test]
-fn a_creation_without_an_answer_ends_the_controller_before_its_memory_is_given_back() {
+fn a_creation_without_an_answer_resets_the_controller_before_its_memory_is_given_back() {
     for opcode in [AdminOpcode::CREATE_IO_CQ, AdminOpcode::CREATE_IO_SQ] {
-        let bench = Bench::new();
-        let controller = bench.attach().expect("a controller");
-        // Carried out, and never said: the controller has the rings.
-        bench.inject([Rule::completion(admin(opcode)).lose()]);
-        let before = controller.memory().stats().in_use;
-        let error = controller.queue(small(4)).err().expect("no queue").to_string();
-        assert!(error.contains("no completion within"), "{error}");
-        assert!(!bench.device.port().is_running(), "disabled before the rings went back");
-        assert_eq!(controller.memory().stats().in_use, before);
-        bench.close(controller);
+        for automatic in [true, false] {
+            let mut bench = Bench::new();
+            bench.config.recovery.automatic = automatic;
+            let controller = bench.attach().expect("a controller");
+            // Carried out, and never said: the controller has the rings.
+            bench.inject([Rule::completion(admin(opcode)).lose().times(1)]);
+            let (held, before) = (controller.memory().stats().in_use, disables(&bench));
+            let error = controller.queue(small(4)).err().expect("no queue").to_string();
+            assert!(error.contains("no completion within"), "{error}");
+            assert_eq!(
+                disables(&bench),
+                before + 1 + usize::from(automatic),
+                "disabled before the rings went back"
+            );
+            assert_eq!(bench.device.port().is_running(), automatic);
+            assert_eq!(controller.memory().stats().in_use, held);
+            assert_eq!(controller.queue(small(4)).is_ok(), automatic);
+            bench.close(controller);
+        }
     }
 }

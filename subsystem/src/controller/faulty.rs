@@ -240,6 +240,11 @@ impl Controller {
                 faults.halves.push((cqid, at, whole));
                 before.is_some_and(|before| completion.put(memory, state::half(before, whole)))
             }
+            Delivery::Rewritten => {
+                let other = Answer { cid: !answer.cid, ..answer };
+                faults.halves.push((cqid, completion.tail(), completion.entry(&other)));
+                completion.post(memory, &answer)
+            }
             Delivery::Flood => flood(completion, memory, &answer),
         };
         self.queues.signals |= completion.vector.is_some();

@@ -43,7 +43,7 @@
 //! | `at` | `do`, each with what it needs |
 //! | --- | --- |
 //! | `command` | `lose`, `hang`, `answer` (`status`, `result`), `short` (`bytes`), `corrupt` (`offset`, `flip`), `fatal`, `vanish` |
-//! | `completion` | `lose`, `delay` (`by`), `duplicate`, `reorder`, `wrong-phase`, `half-written`, `flood`, `status` (`status`), `cid` (`value`), `flip-cid` (`value`), `sqid` (`value`), `sqhd` (`value`), `result` (`value`), `fatal`, `vanish` |
+//! | `completion` | `lose`, `delay` (`by`), `duplicate`, `reorder`, `wrong-phase`, `half-written`, `rewritten`, `flood`, `status` (`status`), `cid` (`value`), `flip-cid` (`value`), `sqid` (`value`), `sqhd` (`value`), `result` (`value`), `fatal`, `vanish` |
 //! | `read` (`register`) | `all-ones`, `value` (`value`), `set-bits` (`value`), `clear-bits` (`value`), `fatal`, `vanish` |
 //! | `write` (`register`, `having`) | `lose`, `delay` (`by`), `fatal`, `vanish` |
 //! | `function-reset` | `lose` |
@@ -285,7 +285,7 @@ impl Reader<'_> {
     }
 
     fn completion(&self) -> Result<Rule, PlanError> {
-        const ACTS: &str = "lose, delay, duplicate, reorder, wrong-phase, half-written, flood, status, cid, flip-cid, sqid, sqhd, result, fatal, vanish";
+        const ACTS: &str = "lose, delay, duplicate, reorder, wrong-phase, half-written, rewritten, flood, status, cid, flip-cid, sqid, sqhd, result, fatal, vanish";
         let at = Rule::completion(self.commands()?);
         Ok(match self.act(ACTS)? {
             "lose" => at.lose(),
@@ -294,6 +294,7 @@ impl Reader<'_> {
             "reorder" => at.reorder(),
             "wrong-phase" => at.wrong_phase(),
             "half-written" => at.half_written(),
+            "rewritten" => at.rewritten(),
             "flood" => at.flood(),
             "status" => at.status(self.status()?),
             "cid" => at.cid(self.narrow()?),

@@ -41,6 +41,8 @@ pub(crate) enum Delivery {
     WrongPhase,
     /// The phase first and the rest a round later.
     Halves,
+    /// As it should be, and a round later over again with the identifier turned over.
+    Rewritten,
     /// As often as the queue has entries, room or none.
     Flood,
 }
@@ -348,6 +350,12 @@ impl AtCompletion {
     #[must_use]
     pub fn half_written(self) -> Rule {
         self.deliver(Delivery::Halves)
+    }
+
+    /// It is posted as it should be, and a round later overwritten with all bits of its identifier turned over.
+    #[must_use]
+    pub fn rewritten(self) -> Rule {
+        self.deliver(Delivery::Rewritten)
     }
 
     /// It is posted as often as the queue has entries, room or none.

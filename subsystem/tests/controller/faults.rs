@@ -188,6 +188,13 @@ fn wrong_phase_halves_and_floods() {
     host.poll();
     assert_eq!(cids(&reap_all(&mut host, 1)), sent);
 
+    let mut host = with(io().rewritten().nth(1));
+    let at = host.pairs[&1].cq;
+    let sent = send(&mut host, 1);
+    assert_eq!(cids(&reap_all(&mut host, 1)), sent);
+    host.poll();
+    assert_eq!((host.ram.word(at + 8) >> 32) as u16, !sent[0]);
+
     let mut host = with(io().flood().nth(1));
     let [sent] = send(&mut host, 1)[..] else { panic!("one") };
     let all = reap_all(&mut host, 1);

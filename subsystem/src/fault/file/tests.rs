@@ -25,6 +25,7 @@ const ACTS: [(&str, &[(&str, &str)]); 5] = [
             ("reorder", ""),
             ("wrong-phase", ""),
             ("half-written", ""),
+            ("rewritten", ""),
             ("flood", ""),
             ("status", "status='0/82 crd=1'"),
             ("cid", "value=7"),

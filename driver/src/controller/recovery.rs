@@ -1,0 +1,569 @@
+//! Recovery of a controller on this machine: what is done about commands that do not complete, and resets under load.
+//!
+//! ```text
+//!   overdue -> Abort -> delete and create the queue -> controller reset -> function level reset -> given up
+//!   violation, CSTS.CFS, admin command without an answer ---^                       all-ones --------^
+//! ```
+//! Each step is tried once for a command, within its own deadline, on the thread that noticed; resets without an end are
+//! ended by a budget. After a reset each queue gets new rings under its old identifier, when the thread that owns it polls:
+//! first everything that was in flight ends, then the queue is created again, and the new rings take the place of the old.
+//! The old ones go back to their pool only then, when the controller has long been disabled (RST-2). Not before the
+//! owner comes, because a doorbell that it still rings for the old rings would be taken for one of the new.
+
+mod config;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use doorbell_spec::admin as commands;
+use doorbell_spec::identify::{Cns, Csi, IdentifyNamespace};
+use doorbell_spec::register;
+
+pub use self::config::{RecoveryConfig, RecoveryCounters, ResetError};
+use super::admin::{fetch, set_up};
+use super::bringup::{AdminRings, BringUpError, Registers};
+use super::{Controller, Event, Inner, Link, QueueOwner, lock};
+use crate::device::{Device, Doorbells};
+use crate::error::{AttachError, CommandError, QueueError};
+use crate::queue::Io;
+use crate::transport::pcie::{Layout, Lease, Pcie};
+use crate::transport::{Any, CloseError, Trouble};
+
+/// There will be no rings for the queue any more.
+pub(crate) struct Gone;
+
+/// Why a queue pair was not created.
+pub(super) struct Refusal {
+    error: QueueError,
+    /// Rings that the controller may have taken all the same; kept until it is reset.
+    dangling: Option<Box<Pcie>>,
+}
+
+impl From<QueueError> for Refusal {
+    fn from(error: QueueError) -> Self {
+        Self { error, dangling: None }
+    }
+}
+
+/// An I/O queue pair that the controller knows.
+struct Pair {
+    layout: Layout,
+    /// Whether the controller has it.
+    present: bool,
+    /// Commands that an abort has been tried on.
+    aborted: BTreeSet<u16>,
+}
+
+/// What recovery has to know of a controller.
+pub(super) struct Recovery {
+    policy: RecoveryConfig,
+    /// Counts resets: moves on when the controller touches no memory any more.
+    epoch: Arc<AtomicU64>,
+    /// The controller has been given up.
+    over: AtomicBool,
+    pairs: Mutex<BTreeMap<u16, Pair>>,
+    /// Namespaces that have been handed out, as they called themselves.
+    namespaces: Mutex<BTreeMap<u32, Mark>>,
+    /// When the last resets were that nobody had asked for.
+    recent: Mutex<Vec<Duration>>,
+    counters: Mutex<RecoveryCounters>,
+}
+
+/// What makes a namespace the same after a reset (PIT-47).
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Mark {
+    nguid: [u8; 16],
+    eui64: [u8; 8],
+    block_size: Option<u32>,
+}
+
+impl Mark {
+    fn of(identify: &IdentifyNamespace) -> Self {
+        let IdentifyNamespace { nguid, eui64, .. } = *identify;
+        Self { nguid, eui64, block_size: identify.block_size() }
+    }
+}
+
+impl Recovery {
+    pub(super) fn new(policy: RecoveryConfig) -> Self {
+        Self {
+            policy,
+            epoch: Arc::default(),
+            over: AtomicBool::new(false),
+            pairs: Mutex::default(),
+            namespaces: Mutex::default(),
+            recent: Mutex::default(),
+            counters: Mutex::default(),
+        }
+    }
+
+    pub(super) fn lease(&self) -> Lease {
+        Lease::new(&self.epoch)
+    }
+
+    fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// Whether the controller has been given up.
+    pub(super) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+
+    /// A queue pair exists from now on.
+    pub(super) fn opened(&self, layout: Layout) {
+        let pair = Pair { layout, present: true, aborted: BTreeSet::new() };
+        lock(&self.pairs).insert(layout.qid, pair);
+    }
+
+    /// A namespace is used from now on.
+    pub(super) fn used(&self, nsid: u32, identify: &IdentifyNamespace) {
+        lock(&self.namespaces).insert(nsid, Mark::of(identify));
+    }
+
+    fn count(&self, step: impl FnOnce(&mut RecoveryCounters) -> &mut u64) {
+        *step(&mut lock(&self.counters)) += 1;
+    }
+
+    /// Nothing that was there before is touched by the controller any more.
+    fn move_on(&self) {
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Whether another reset at `now` is within the budget.
+    fn affords(&self, now: Duration) -> bool {
+        let mut recent = lock(&self.recent);
+        recent.retain(|&at| now.saturating_sub(at) < self.policy.window);
+        recent.push(now);
+        recent.len() <= self.policy.resets
+    }
+}
+
+impl Controller {
+    /// Resets the controller under whatever load there is.
+    ///
+    /// Queues and namespaces stay what they are. Commands in flight end with [`Outcome::Indeterminate`] as soon as their
+    /// queue is polled, unless they had completed before, and I/O goes on from there.
+    ///
+    /// # Errors
+    /// [`ResetError`]: the controller has been given up then, and every queue fails.
+    ///
+    /// [`Outcome::Indeterminate`]: crate::Outcome::Indeterminate
+    pub fn reset(&self) -> Result<(), ResetError> {
+        let mut ended = lock(&self.inner.ended);
+        self.inner.reset_or_end(&mut ended)
+    }
+
+    /// What recovery has done so far.
+    #[must_use]
+    pub fn recovery(&self) -> RecoveryCounters {
+        *lock(&self.inner.recovery.counters)
+    }
+}
+
+impl Inner {
+    fn is_remote(&self) -> bool {
+        matches!(self.link, Link::Tcp(_))
+    }
+
+    /// What an admin command brought; one without an answer has the controller reset (CQ-12).
+    pub(super) fn with_admin<T>(
+        &self,
+        act: impl FnOnce(&mut crate::Queue) -> Result<T, CommandError>,
+    ) -> Result<T, CommandError> {
+        let epoch = self.recovery.epoch();
+        let result = act(&mut lock(&self.admin));
+        if let Err(error) = &result {
+            self.unanswered(epoch, error);
+        }
+        result
+    }
+
+    /// Resets the controller if `error` says that it did not answer, so that nothing that it may still do late can
+    /// reach memory that is given back now.
+    fn unanswered(&self, epoch: u64, error: &CommandError) {
+        if matches!(error, CommandError::TimedOut { .. } | CommandError::QueueFailed(_))
+            && !self.is_remote()
+        {
+            self.recovery.count(|counters| &mut counters.fatal);
+            self.reset_after(epoch);
+        }
+    }
+
+    /// Resets the controller unless that has happened since `epoch`; ends it where it may not be reset.
+    fn reset_after(&self, epoch: u64) {
+        let mut ended = lock(&self.ended);
+        if *ended || self.recovery.epoch() != epoch {
+            return;
+        }
+        let allowed = self.recovery.policy.automatic && self.recovery.affords(self.clock.now());
+        // Where it fails it ends.
+        let _reset = if allowed {
+            self.reset_or_end(&mut ended)
+        } else {
+            self.end_now(&mut ended);
+            Ok(())
+        };
+    }
+
+    fn reset_or_end(&self, ended: &mut MutexGuard<'_, bool>) -> Result<(), ResetError> {
+        let address = || self.address.clone();
+        if **ended {
+            return Err(ResetError::Ended { address: address() });
+        }
+        let Link::Device { device, doorbells } = &self.link else {
+            return Err(ResetError::Remote { address: address() });
+        };
+        self.recovery.count(|counters| &mut counters.resets);
+        let mut attempt = 1;
+        loop {
+            match self.reset_once(&**device, doorbells) {
+                Ok(()) => return Ok(()),
+                // What is not there does not come back by being asked again; nor does what has changed.
+                Err(ResetError::BringUp(error @ BringUpError::Absent { .. })) => {
+                    self.end_now(ended);
+                    return Err(error.into());
+                }
+                Err(ResetError::BringUp(_) | ResetError::SetUp(_))
+                    if attempt < self.recovery.policy.attempts =>
+                {
+                    attempt += 1;
+                }
+                Err(error) => {
+                    self.end_now(ended);
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Gives the controller up: afterwards it reaches no memory, or none of it is used again.
+    pub(super) fn end_now(&self, ended: &mut MutexGuard<'_, bool>) -> bool {
+        if std::mem::replace(&mut **ended, true) {
+            return true;
+        }
+        let disabled = self
+            .with_registers(|registers| registers.disable(&self.capabilities).is_ok())
+            || self.function_reset();
+        if !disabled {
+            self.memory.withdraw();
+        }
+        self.recovery.count(|counters| &mut counters.given_up);
+        self.recovery.over.store(true, Ordering::Release);
+        // Where it is not disabled, its memory has been withdrawn from use for good.
+        self.recovery.move_on();
+        if !self.is_remote() {
+            lock(&self.admin).give_up();
+        }
+        disabled
+    }
+
+    /// RST-1, RST-2: disables the controller, by a function level reset if it has to be.
+    fn stop(&self, device: &dyn Device) -> Result<(), BringUpError> {
+        let registers = Registers {
+            properties: device,
+            address: &self.address,
+            device: None,
+            clock: &*self.clock,
+        };
+        match registers.disable(&self.capabilities) {
+            Err(BringUpError::TimedOut { .. } | BringUpError::Fatal { .. })
+                if self.recovery.policy.function_reset && device.info().resettable =>
+            {
+                self.recovery.count(|counters| &mut counters.function_resets);
+                device.reset()?;
+                registers.disable(&self.capabilities)
+            }
+            other => other,
+        }
+    }
+
+    fn reset_once(&self, device: &dyn Device, doorbells: &Doorbells) -> Result<(), ResetError> {
+        self.stop(device)?;
+        self.recovery.move_on();
+        for pair in lock(&self.recovery.pairs).values_mut() {
+            pair.present = false;
+            pair.aborted.clear();
+        }
+        // Whatever is created from here on is created under the new count.
+        let set_up_error = |source| ResetError::SetUp(source);
+        let layout = self.admin_layout();
+        let rings = self.allocate(layout, doorbells);
+        let rings = rings.map_err(|error| set_up_error(error.into()))?;
+        let admin_rings = AdminRings {
+            asq: (rings.sq_iova(), layout.sq_size),
+            acq: (rings.cq_iova(), layout.cq_size),
+        };
+        {
+            let mut admin = lock(&self.admin);
+            admin.replace(Any::Pcie(rings));
+            let enabled = self.with_registers(|registers| {
+                registers.enable(&self.capabilities, Some(admin_rings))
+            });
+            enabled?;
+            let wanted = self.limits.max_io_queues;
+            let (identity, limits) =
+                set_up(&mut admin, &self.memory, &self.capabilities, wanted, &self.address)
+                    .map_err(set_up_error)?;
+            admin.limit_transfer(limits.max_transfer);
+            let same = identity.serial() == self.identity.serial()
+                && identity.model() == self.identity.model()
+                && identity.subnqn == self.identity.subnqn;
+            let enough = limits.max_transfer >= self.limits.max_transfer
+                && limits.max_io_queues >= self.limits.max_io_queues;
+            if !same || !enough {
+                let what = if same { "it carries less than before" } else { "it is another drive" };
+                return Err(self.changed(what.into()));
+            }
+            self.check_namespaces(&mut admin)?;
+            self.restore_events(&mut admin, Event::Reset);
+        }
+        Ok(())
+    }
+
+    fn changed(&self, what: String) -> ResetError {
+        ResetError::Changed { address: self.address.clone(), what }
+    }
+
+    /// PIT-47: the namespaces that are used are those that they were.
+    fn check_namespaces(&self, admin: &mut crate::Queue) -> Result<(), ResetError> {
+        let used = lock(&self.recovery.namespaces).clone();
+        for (nsid, mark) in used {
+            let identify = commands::identify(Cns::NAMESPACE, nsid, 0, Csi::NVM);
+            let identify: Result<Box<IdentifyNamespace>, _> = fetch(admin, &self.memory, identify);
+            match identify {
+                // One that has gone fails its commands by itself.
+                Ok(identify) if identify.is_absent() || Mark::of(&identify) == mark => {}
+                Err(CommandError::Status { .. }) => {}
+                Ok(_) => return Err(self.changed(format!("namespace {nsid} is another one"))),
+                Err(source) => {
+                    let address = self.address.clone();
+                    let what = "Identify Namespace";
+                    return Err(ResetError::SetUp(AttachError::Command { address, what, source }));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn admin_layout(&self) -> Layout {
+        Layout::plan(
+            0,
+            Controller::ADMIN_DEPTH,
+            register::Aqa::MAX_ENTRIES,
+            Controller::ADMIN_TRANSFER,
+            self.capabilities.page_shift,
+            self.capabilities.cap.dstrd(),
+        )
+    }
+
+    fn allocate(
+        &self,
+        layout: Layout,
+        doorbells: &Doorbells,
+    ) -> Result<Pcie, crate::transport::pcie::PcieError> {
+        let mut rings = Pcie::allocate(layout, &self.memory, doorbells)?;
+        rings.leased(self.recovery.lease());
+        Ok(rings)
+    }
+
+    /// INIT-13: a queue pair on the device. Nothing of it is on the device after an error, unless that says
+    /// [`Refusal::dangling`].
+    pub(super) fn create(&self, layout: Layout, doorbells: &Doorbells) -> Result<Pcie, Refusal> {
+        let qid = layout.qid;
+        let rings = self.allocate(layout, doorbells).map_err(QueueError::from)?;
+        let refused = |what, source| {
+            let address = self.address.clone();
+            QueueError::Refused { address, what, qid, source }
+        };
+        // A creation that was not answered may come to life yet.
+        let answered = |error: &CommandError| matches!(error, CommandError::Status { .. });
+        let size_z = |entries: u32| (entries - 1) as u16;
+        // The completion queue first; deleted again if the submission queue fails.
+        let create =
+            commands::create_io_cq(qid, size_z(layout.cq_size), None).with_prp(rings.cq_iova(), 0);
+        if let Err(source) = self.internal(create) {
+            let dangling = (!answered(&source)).then(|| Box::new(rings));
+            return Err(Refusal {
+                error: refused("create the completion queue", source),
+                dangling,
+            });
+        }
+        let create = commands::create_io_sq(qid, size_z(layout.sq_size), qid, 0)
+            .with_prp(rings.sq_iova(), 0);
+        if let Err(source) = self.internal(create) {
+            let gone = answered(&source) && self.internal(commands::delete_io_cq(qid)).is_ok();
+            let dangling = (!gone).then(|| Box::new(rings));
+            return Err(Refusal {
+                error: refused("create the submission queue", source),
+                dangling,
+            });
+        }
+        Ok(rings)
+    }
+
+    /// The same for a caller: the controller is reset where it may still have something of a queue that was not created.
+    pub(super) fn create_for_caller(
+        &self,
+        layout: Layout,
+        doorbells: &Doorbells,
+    ) -> Result<Pcie, QueueError> {
+        let epoch = self.recovery.epoch();
+        self.create(layout, doorbells).map_err(|Refusal { error, dangling }| {
+            if dangling.is_some() {
+                self.recovery.count(|counters| &mut counters.fatal);
+                self.reset_after(epoch);
+            }
+            // Only now: the controller touches them no more.
+            drop(dangling);
+            error
+        })
+    }
+
+    /// The next step for a command that is overdue; true if its queue has been deleted.
+    fn climb(&self, qid: u16, epoch: u64, cid: u16) -> bool {
+        let policy = &self.recovery.policy;
+        self.recovery.count(|counters| &mut counters.overdue);
+        if !self.is_sound() {
+            self.recovery.count(|counters| &mut counters.fatal);
+            self.reset_after(epoch);
+            return false;
+        }
+        let first =
+            lock(&self.recovery.pairs).get_mut(&qid).is_some_and(|pair| pair.aborted.insert(cid));
+        if first && policy.abort {
+            self.recovery.count(|counters| &mut counters.aborts);
+            match self.with_admin(|admin| admin.run(Io::internal(commands::abort(qid, cid)))) {
+                Ok(done) if done.result & 1 == 0 => {
+                    self.recovery.count(|counters| &mut counters.aborted);
+                }
+                // It may complete by itself: there is one more time-out for that.
+                _ => {}
+            }
+            return false;
+        }
+        if policy.recreate_queue && self.delete_overdue(qid, epoch) {
+            return true;
+        }
+        self.reset_after(epoch);
+        false
+    }
+
+    /// Whether CSTS says that the controller works.
+    fn is_sound(&self) -> bool {
+        self.with_registers(|registers| registers.status())
+            .is_ok_and(|csts| csts.rdy() && !csts.cfs())
+    }
+
+    /// Deletes a queue pair, which is created again when it is claimed; false where the controller has to be reset.
+    fn delete_overdue(&self, qid: u16, epoch: u64) -> bool {
+        let ended = lock(&self.ended);
+        if *ended || self.recovery.epoch() != epoch {
+            return false;
+        }
+        let deleted = self
+            .internal(commands::delete_io_sq(qid))
+            .and_then(|_| self.internal(commands::delete_io_cq(qid)));
+        if deleted.is_err() {
+            return false;
+        }
+        self.recovery.count(|counters| &mut counters.recreations);
+        if let Some(pair) = lock(&self.recovery.pairs).get_mut(&qid) {
+            pair.present = false;
+            pair.aborted.clear();
+        }
+        true
+    }
+}
+
+impl QueueOwner for Inner {
+    fn rescue(&self, qid: u16, epoch: u64, trouble: Trouble) -> bool {
+        if !self.recovery.policy.automatic {
+            return false;
+        }
+        match trouble {
+            Trouble::None => {}
+            Trouble::Stalled if self.is_sound() => {}
+            Trouble::Stalled => {
+                self.recovery.count(|counters| &mut counters.fatal);
+                self.reset_after(epoch);
+            }
+            Trouble::Violated => {
+                self.recovery.count(|counters| &mut counters.violations);
+                self.reset_after(epoch);
+            }
+            Trouble::Overdue { cid } => return self.climb(qid, epoch, cid),
+        }
+        false
+    }
+
+    fn claim(&self, qid: u16) -> Result<Option<Box<Pcie>>, Gone> {
+        if self.recovery.is_over() {
+            return Err(Gone);
+        }
+        let Link::Device { doorbells, .. } = &self.link else { return Err(Gone) };
+        // A reset is under way: later.
+        let Ok(mut ended) = self.ended.try_lock() else { return Ok(None) };
+        let layout = match lock(&self.recovery.pairs).get(&qid) {
+            Some(Pair { present: false, layout, .. }) if !*ended => *layout,
+            _ => return Err(Gone),
+        };
+        match self.create(layout, doorbells) {
+            Ok(rings) => {
+                if let Some(pair) = lock(&self.recovery.pairs).get_mut(&qid) {
+                    pair.present = true;
+                }
+                Ok(Some(Box::new(rings)))
+            }
+            Err(Refusal { dangling, .. }) => {
+                if dangling.is_none() {
+                    return Err(Gone);
+                }
+                // The next attempt is after another reset; what the controller may have goes with that.
+                if !self.recovery.affords(self.clock.now()) {
+                    self.end_now(&mut ended);
+                    return Err(Gone);
+                }
+                self.reset_or_end(&mut ended).map(|()| None).map_err(|_| Gone)
+            }
+        }
+    }
+
+    fn delete(&self, qid: u16) -> Result<(), CloseError> {
+        // Held throughout: no reset comes between, and creates the queue again.
+        let mut ended = lock(&self.ended);
+        let pair = lock(&self.recovery.pairs).remove(&qid);
+        if *ended {
+            return Ok(());
+        }
+        if pair.as_ref().is_some_and(|pair| !pair.present) {
+            lock(&self.queue_ids).insert(qid);
+            return Ok(());
+        }
+        // A controller that is gone or has failed answers no command; its registers say so first.
+        let sound = self.is_sound();
+        // CQ-11: submission queue first. What it had in flight completes or is aborted before this does.
+        let deleted = sound
+            && self
+                .internal(commands::delete_io_sq(qid))
+                .and_then(|_| self.internal(commands::delete_io_cq(qid)))
+                .is_ok();
+        // A reset ends what deletion did not, and does not create it again.
+        let allowed = self.recovery.policy.automatic && self.recovery.affords(self.clock.now());
+        if deleted || allowed && self.reset_or_end(&mut ended).is_ok() {
+            lock(&self.queue_ids).insert(qid);
+            return Ok(());
+        }
+        match self.end_now(&mut ended) {
+            true => Ok(()),
+            false => {
+                let what = "the controller could not be stopped".to_owned();
+                Err(CloseError { queue: qid, what })
+            }
+        }
+    }
+}

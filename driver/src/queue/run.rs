@@ -1,0 +1,86 @@
+//! Blocking calls on a queue: one command, and its completion within a deadline.
+
+use std::time::Duration;
+
+use super::io::{Done, Io, Reason};
+use super::{Queue, Ticket};
+use crate::clock::Deadline;
+use crate::error::CommandError;
+use crate::transport::Transport;
+
+impl<T: Transport> Queue<T> {
+    /// Sends one command and waits for its completion, with the deadline of the queue's configuration.
+    ///
+    /// Completions of other commands that arrive meanwhile are kept for the next [`poll`](Queue::poll).
+    ///
+    /// # Errors
+    /// [`CommandError`]: an error status, a rejection, no answer in time, or a queue that failed.
+    pub fn run(&mut self, io: Io) -> Result<Done, CommandError> {
+        self.run_within(io, self.timeout)
+    }
+
+    /// [`run`](Queue::run) with a deadline of its own.
+    ///
+    /// # Errors
+    /// As [`run`](Queue::run).
+    pub fn run_within(&mut self, io: Io, timeout: Duration) -> Result<Done, CommandError> {
+        let clock = self.clock.clone();
+        let deadline = Deadline::after(&*clock, timeout);
+        if self.kept.len() >= self.slots.depth() {
+            // Nobody has polled for so long that keeping more completions would have no end.
+            return Err(self.full(io).into());
+        }
+        let mut io = io;
+        let mut round = 0;
+        let ticket = loop {
+            match self.enter(io, |ticket| ticket) {
+                Ok(ticket) => break ticket,
+                Err(rejected) if rejected.reason != Reason::Full || deadline.passed(&*clock) => {
+                    return Err(rejected.into());
+                }
+                Err(rejected) => io = rejected.io,
+            }
+            // Full: completions make room.
+            match self.take_one() {
+                Some((ticket, done)) => self.keep(ticket, done),
+                None => {
+                    clock.pause(round, Duration::from_millis(1));
+                    round += 1;
+                }
+            }
+        };
+        self.ring();
+        round = 0;
+        loop {
+            match self.take_one() {
+                Some((arrived, done)) if arrived == ticket => return done.ok(),
+                Some((ticket, done)) => self.keep(ticket, done),
+                None if self.attention
+                    && let Some(done) = self.take_kept(ticket) =>
+                {
+                    return done.ok();
+                }
+                None if self.failure.is_some() => {
+                    let reason = self.failure.map_or(Reason::Full, Reason::Failed);
+                    return Err(CommandError::QueueFailed(reason));
+                }
+                None if deadline.passed(&*clock) => {
+                    match ticket {
+                        Ticket::Command(cid) => self.slots.abandon(cid),
+                        Ticket::Operation(index) => self.operations.abandon(index),
+                    }
+                    return Err(CommandError::TimedOut { after: deadline.after });
+                }
+                None => {
+                    clock.pause(round, Duration::from_millis(1));
+                    round += 1;
+                }
+            }
+        }
+    }
+
+    pub(super) fn keep(&mut self, ticket: Ticket, done: Done) {
+        self.kept.push_back((ticket, done));
+        self.attention = true;
+    }
+}
