@@ -211,6 +211,7 @@ impl Controller {
             }
         };
         admin.limit_transfer(limits.max_transfer);
+        admin::enable_retry_delays(&mut admin, &memory, &identity);
         Ok(Self::assemble(Inner {
             admin: Mutex::new(admin),
             identity,
@@ -256,7 +257,9 @@ impl Controller {
         let transport = transport.inspect_err(|_| {
             lock(&inner.queue_ids).insert(qid);
         })?;
-        Ok(Queue::new(transport, inner.clock.clone(), config.timeout))
+        let mut queue = Queue::new(transport, inner.clock.clone(), config.timeout);
+        queue.retry(config.retries, admin::retry_delays(&inner.identity));
+        Ok(queue)
     }
 
     fn create_rings(

@@ -78,7 +78,7 @@ pub use controller::{Config, Controller, Event, QueueConfig, RecoveryConfig, Rec
 pub use error::{AttachError, CommandError, QueueError};
 pub use memory::{Buffer, DmaMemory};
 pub use namespace::{Namespace, NamespaceError};
-pub use queue::{Done, Io, Queue, Reason, Rejected, SharedQueue};
+pub use queue::{Done, Io, Queue, Reason, Rejected, Retries, SharedQueue};
 pub use transport::Outcome;
 
 /// Opens the device at `address` and brings its controller up, with the default configuration.

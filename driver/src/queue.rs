@@ -8,6 +8,7 @@ mod io;
 mod mailbox;
 mod operations;
 mod recovery;
+mod retry;
 mod run;
 mod shared;
 mod slots;
@@ -23,6 +24,7 @@ pub(crate) use self::io::{Extent, Kind};
 pub use self::mailbox::{Mailbox, Reply, Sender, Served};
 use self::operations::Operations;
 use self::recovery::Watch;
+pub use self::retry::Retries;
 pub use self::shared::{Pending, SharedQueue};
 use self::slots::{Holder, Slots, Taken};
 use crate::clock::Clock;
@@ -51,6 +53,8 @@ pub struct Counters {
     pub violations: u64,
     /// Times that every command in flight was ended, because the queue or its controller was reset.
     pub lost: u64,
+    /// Commands that a blocking call sent again.
+    pub retried: u64,
 }
 
 /// In the tag of a part of an operation: the operation's index, above the blocks that came before the part.
@@ -86,6 +90,10 @@ pub struct Queue<T: Transport = Any> {
     violations: u64,
     /// Times that everything in flight was ended.
     lost: u64,
+    retries: Retries,
+    /// What the controller means by its delays 1 to 3 (CRDT).
+    delays: [Duration; 3],
+    retried: u64,
     watch: Watch,
     clock: Arc<dyn Clock>,
     timeout: Duration,
@@ -109,6 +117,9 @@ impl<T: Transport> Queue<T> {
             strays: 0,
             violations: 0,
             lost: 0,
+            retries: Retries::never(),
+            delays: [Duration::ZERO; 3],
+            retried: 0,
             watch: Watch::new(timeout),
             clock,
             timeout,
@@ -516,6 +527,7 @@ impl<T: Transport> Queue<T> {
             strays: self.strays,
             violations: self.violations,
             lost: self.lost,
+            retried: self.retried,
         }
     }
 
@@ -544,6 +556,11 @@ impl<T: Transport> Queue<T> {
     /// The device turned out to carry less than was planned for.
     pub(crate) fn limit_transfer(&mut self, bytes: usize) {
         self.max_transfer = self.max_transfer.min(bytes);
+    }
+
+    /// From now on blocking calls send commands again as `retries` says.
+    pub(crate) fn retry(&mut self, retries: Retries, delays: [Duration; 3]) {
+        (self.retries, self.delays) = (retries, delays);
     }
 
     pub(crate) fn clock(&self) -> &Arc<dyn Clock> {

@@ -1,10 +1,11 @@
 //! Admin commands: what attaching needs, Identify, log pages, features, and passthrough.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use doorbell_spec::admin::{self as commands, AdminOpcode, LogRequest};
 use doorbell_spec::command::{NSID_ALL, Sqe};
-use doorbell_spec::feature::{Fid, Select};
+use doorbell_spec::feature::{Fid, HostBehavior, Select};
 use doorbell_spec::identify::{
     Cns, Csi, IdentifyController, IdentifyNamespace, NamespaceDescriptorList, NamespaceList,
 };
@@ -101,6 +102,30 @@ pub(super) fn set_up(
         page_size: 1 << capabilities.page_shift,
     };
     Ok((identity, limits))
+}
+
+/// What the controller means by its delays 1 to 3 (CRDT1 to CRDT3); none where it has none.
+pub(super) fn retry_delays(identity: &IdentifyController) -> [Duration; 3] {
+    let delays = [identity.crdt1, identity.crdt2, identity.crdt3];
+    delays.map(|crdt| Duration::from_millis(100) * u32::from(crdt.get()))
+}
+
+/// Tells the controller that its delays are kept, without which it must not ask for any (CQ-13). Where that fails it asks
+/// for none.
+pub(super) fn enable_retry_delays(
+    admin: &mut Queue,
+    memory: &Arc<DmaMemory>,
+    identity: &IdentifyController,
+) {
+    if identity.crdt1.get() == 0 {
+        return;
+    }
+    let Ok(mut buffer) = memory.allocate(size_of::<HostBehavior>()) else { return };
+    let mut behavior = HostBehavior::new_zeroed();
+    behavior.acre = 1;
+    buffer.copy_from_slice(behavior.as_bytes());
+    let command = commands::set_features(Fid::HOST_BEHAVIOR, 0, 0, false);
+    let _best_effort = admin.run(Io::raw(command, Some(buffer)));
 }
 
 /// INIT-12: asks for `wanted` (not 0) queues of each kind; returns how many there are.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::recovery::RecoveryConfig;
 use crate::memory::MemoryConfig;
+use crate::queue::Retries;
 
 /// How a controller is attached.
 #[derive(Clone, Debug)]
@@ -42,8 +43,11 @@ pub struct QueueConfig {
     /// Bytes one command carries at most, 4 KiB to 32 MiB; less if the controller says so. Longer reads and writes are
     /// divided. Costs 8 bytes of memory for each 4 KiB and slot. Default 128 KiB.
     pub max_transfer: usize,
-    /// How long [`Queue::run`](crate::Queue::run) waits. Default 30 s.
+    /// How long [`Queue::run`](crate::Queue::run) waits, and after how long any command of the queue is overdue (see
+    /// [`RecoveryConfig`]). Default 30 s.
     pub timeout: Duration,
+    /// Which commands [`Queue::run`](crate::Queue::run) sends again.
+    pub retries: Retries,
 }
 
 impl QueueConfig {
@@ -59,6 +63,11 @@ impl QueueConfig {
 
 impl Default for QueueConfig {
     fn default() -> Self {
-        Self { depth: 128, max_transfer: 128 << 10, timeout: Duration::from_secs(30) }
+        Self {
+            depth: 128,
+            max_transfer: 128 << 10,
+            timeout: Duration::from_secs(30),
+            retries: Retries::default(),
+        }
     }
 }

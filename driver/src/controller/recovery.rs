@@ -24,7 +24,7 @@ use doorbell_spec::identify::{Cns, Csi, IdentifyNamespace};
 use doorbell_spec::register;
 
 pub use self::config::{RecoveryConfig, RecoveryCounters, ResetError};
-use super::admin::{fetch, set_up};
+use super::admin::{enable_retry_delays, fetch, set_up};
 use super::bringup::{AdminRings, BringUpError, Registers};
 use super::{Controller, Event, Inner, Link, QueueOwner, lock};
 use crate::device::{Device, Doorbells};
@@ -310,6 +310,7 @@ impl Inner {
                 set_up(&mut admin, &self.memory, &self.capabilities, wanted, &self.address)
                     .map_err(set_up_error)?;
             admin.limit_transfer(limits.max_transfer);
+            enable_retry_delays(&mut admin, &self.memory, &identity);
             let same = identity.serial() == self.identity.serial()
                 && identity.model() == self.identity.model()
                 && identity.subnqn == self.identity.subnqn;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::io::{Done, Io, Reason};
+use super::retry::Again;
 use super::{Queue, Ticket};
 use crate::clock::Deadline;
 use crate::error::CommandError;
@@ -11,7 +12,8 @@ use crate::transport::Transport;
 impl<T: Transport> Queue<T> {
     /// Sends one command and waits for its completion, with the deadline of the queue's configuration.
     ///
-    /// Completions of other commands that arrive meanwhile are kept for the next [`poll`](Queue::poll).
+    /// Completions of other commands that arrive meanwhile are kept for the next [`poll`](Queue::poll). A command that
+    /// fails may be sent again, as the queue's [`Retries`](super::Retries) say.
     ///
     /// # Errors
     /// [`CommandError`]: an error status, a rejection, no answer in time, or a queue that failed.
@@ -26,6 +28,35 @@ impl<T: Transport> Queue<T> {
     pub fn run_within(&mut self, io: Io, timeout: Duration) -> Result<Done, CommandError> {
         let clock = self.clock.clone();
         let deadline = Deadline::after(&*clock, timeout);
+        let mut left = self.retries.allowed(&io);
+        if left == 0 {
+            return self.run_once(io, &deadline);
+        }
+        let again = Again::of(&io);
+        let mut io = io;
+        loop {
+            let error = match self.run_once(io, &deadline) {
+                Err(error) if left > 0 => error,
+                result => return result,
+            };
+            let Some(delay) = self.retries.delay(&error, &self.delays) else { return Err(error) };
+            let wait = Deadline::after(&*clock, delay);
+            let mut round = 0;
+            while !wait.passed(&*clock) && !deadline.passed(&*clock) {
+                clock.pause(round, Duration::from_millis(1));
+                round += 1;
+            }
+            if deadline.passed(&*clock) {
+                return Err(error);
+            }
+            left -= 1;
+            self.retried += 1;
+            io = again.with(error.into_buffer());
+        }
+    }
+
+    fn run_once(&mut self, io: Io, deadline: &Deadline) -> Result<Done, CommandError> {
+        let clock = self.clock.clone();
         if self.kept.len() >= self.slots.depth() {
             // Nobody has polled for so long that keeping more completions would have no end.
             return Err(self.full(io).into());

@@ -6,10 +6,12 @@
 
 mod bench;
 mod completion;
+mod event;
 mod geometry;
 mod identity;
 mod probe;
 mod queues;
 mod recovery;
 mod removal;
+mod retry;
 mod spy;

@@ -306,8 +306,8 @@ fn a_blocking_call_ends_with_the_reset() {
     let mut load = Load::new(4);
     load.bench.inject([Rule::command(io()).fatal().nth(1)]);
     let buffer = load.controller.buffer(512).expect("memory");
-    let read = load.namespace.read(0, buffer);
-    let error = load.queue.run_within(read, Duration::from_secs(1)).expect_err("lost");
+    let write = load.namespace.write(0, buffer);
+    let error = load.queue.run_within(write, Duration::from_secs(1)).expect_err("lost");
     assert!(error.to_string().contains("indeterminate"), "{error}");
     assert!(error.into_buffer().is_some(), "the controller is done with it");
     load.resumes();
