@@ -1,5 +1,6 @@
 //! What the integration tests share.
 
+pub mod fabric;
 pub mod function;
 pub mod fuzz;
 pub mod host;

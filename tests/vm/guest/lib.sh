@@ -3,7 +3,7 @@
 
 exec 3>/dev/ttyS1
 # From the kernel command line.
-: "${scenario:=none}" "${drives:=0}"
+: "${scenario:=none}" "${drives:=0}" "${outside_port:=}" "${outside_host:=}"
 
 pass() { echo "PASS $scenario/$1" >&3; }
 fail() { echo "FAIL $scenario/$1 $2" >&3; }

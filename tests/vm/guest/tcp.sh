@@ -95,3 +95,63 @@ write_and_read() {
     dd if="$1" of=/tmp/read bs=1M count=8 iflag=direct 2>/dev/null || return
     cmp /tmp/written /tmp/read
 }
+
+# fio_verify BLOCK [OPTION...]: writes of many sizes at random places of 32 MiB, all in flight at once, then read back.
+fio_verify() {
+    verify_block=$1
+    shift
+    fio --name=verify --filename="$verify_block" --rw=randwrite --bsrange=512-128k --blockalign=512 --size=32M \
+        --iodepth=32 --ioengine=io_uring --direct=1 --verify=crc32c --verify_fatal=1 --verify_state_save=0 \
+        --randrepeat=1 --output-format=normal "$@"
+}
+
+# ext4_life BLOCK: a filesystem is made, filled, checked, found again, trimmed and left whole.
+ext4_life() {
+    mkdir -p /tmp/mounted
+    mkfs.ext4 -q -F "$1" 48M && mount -t ext4 "$1" /tmp/mounted || return
+    life_status=0
+    { mkdir /tmp/mounted/files && cp /bin/busybox /bin/fio /bin/nvme /tmp/mounted/files/ && sync &&
+        (cd /tmp/mounted/files && sha256sum ./* >/tmp/sums) && rm /tmp/mounted/files/fio; } || life_status=1
+    umount /tmp/mounted && [ $life_status = 0 ] && e2fsck -f -n "$1" || return
+    echo 3 >/proc/sys/vm/drop_caches
+    mount -t ext4 "$1" /tmp/mounted || return
+    { (cd /tmp/mounted/files && grep -v fio /tmp/sums | sha256sum -c) && fstrim /tmp/mounted; } || life_status=1
+    umount /tmp/mounted && e2fsck -f -n "$1" && [ $life_status = 0 ]
+}
+
+# host_battery NAME ADDRESS PORT NQN SERIAL: what the kernel's host and nvme-cli do with a target.
+host_battery() {
+    check_says "$1-discover" "subnqn: *$4" kernel_discover "$2" "$3"
+    check "$1-connect" kernel_connect "$2" "$3" "$4" --keep-alive-tmo=5 --nr-io-queues=2 || return
+    battery_block=$(kernel_block "$4")
+    battery_controller=$(kernel_controller "$4")
+    check_says "$1-list" "$battery_block .*$5" nvme list
+    check_says "$1-list-subsys" "tcp traddr=$2.*live" nvme list-subsys "$battery_block"
+    check_says "$1-id-ctrl" "sn +: $5" nvme id-ctrl "$battery_controller"
+    check_says "$1-id-ns" "nsze +: 0x" nvme id-ns "$battery_block"
+    check_says "$1-ns-descs" "uuid" nvme ns-descs "$battery_block"
+    check_says "$1-list-ns" "0x1" nvme list-ns "$battery_controller"
+    check_says "$1-smart-log" "critical_warning" nvme smart-log "$battery_controller"
+    check_says "$1-error-log" "Error Log Entries" nvme error-log "$battery_controller"
+    check_says "$1-get-property" "version|1\.|2\." nvme get-property "$battery_controller" --offset=0x8 --human-readable
+    check "$1-data" write_and_read "$battery_block" "$1"
+    check "$1-flush" nvme flush "$battery_block" --namespace-id=1
+    check "$1-dsm" nvme dsm "$battery_block" --namespace-id=1 --ad --slbs=0 --blocks=8
+    check "$1-write-zeroes" nvme write-zeroes "$battery_block" --namespace-id=1 --start-block=8 --block-count=7
+    check_fails "$1-past-the-end" "LBA_RANGE|LBA out of range|exceeds" \
+        nvme read "$battery_block" --start-block=0x7fffffff --block-count=0 --data-size=512 --data=/tmp/read
+    check "$1-reset" nvme reset "$battery_controller"
+    wait_for 20 state_is live "$4"
+    check "$1-data-after-reset" write_and_read "$battery_block" "$1 again"
+    check "$1-ext4" ext4_life "$battery_block"
+    check "$1-fio" fio_verify "$battery_block"
+    check "$1-disconnect" kernel_disconnect "$4"
+    for options in "--hdr-digest" "--data-digest --queue-size=16" "--hdr-digest --data-digest --nr-io-queues=1" \
+        "--disable-sqflow --nr-poll-queues=1"; do
+        options_name=$(echo "$options" | tr -d '-' | tr ' =' '-')
+        # shellcheck disable=SC2086 # several options
+        check "$1-connect-$options_name" kernel_connect "$2" "$3" "$4" $options || continue
+        check "$1-fio-$options_name" fio_verify "$(kernel_block "$4")" --size=8M
+        check "$1-disconnect-$options_name" kernel_disconnect "$4"
+    done
+}
