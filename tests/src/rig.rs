@@ -1,15 +1,21 @@
 //! Doors: the same subsystem behind different devices, opened alike.
 
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use doorbell::clock::{Clock, SystemClock};
 use doorbell::device::embedded::{self, Embedded, SteppedClock};
+use doorbell::address::EmbeddedOptions;
 use doorbell::{Address, Config, Controller};
-use doorbell_subsystem::port::vfio_user::{Running, Server};
+use doorbell_subsystem::fabrics::{Limits, Target};
+use doorbell_subsystem::port::tcp::Server;
+use doorbell_subsystem::port::vfio_user::{self, Stop};
+use doorbell_subsystem::{ControllerConfig, NamespaceSpec, Subsystem};
 
 /// How a controller is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,16 +26,20 @@ pub enum Door {
     Threaded,
     /// A server over vfio-user.
     VfioUser,
+    /// A server over TCP, on the loopback; with digests, or without.
+    Tcp {
+        /// Digests of headers and of data.
+        digests: bool,
+    },
 }
 
 /// The system's clock, and what must live as long as somebody waits on it.
-struct Serving {
+struct Serving<T> {
     clock: SystemClock,
-    _server: Running,
-    _directory: Scratch,
+    _server: T,
 }
 
-impl Clock for Serving {
+impl<T: Send + Sync> Clock for Serving<T> {
     fn now(&self) -> Duration {
         self.clock.now()
     }
@@ -76,15 +86,23 @@ impl Rig {
                 let directory = Scratch::new();
                 let path = directory.join("socket");
                 let (_, controller) = embedded::build(embedded_options).expect("a subsystem");
-                let server = Server::bind(&path, controller).expect("a socket");
+                let server = vfio_user::Server::bind(&path, controller).expect("a socket");
                 let running = server.spawn().expect("a thread");
                 let clock: Arc<dyn Clock> = Arc::new(Serving {
                     clock: SystemClock::new(),
-                    _server: running,
-                    _directory: directory,
+                    _server: (running, directory),
                 });
                 let address = Address::VfioUser(path);
                 let controller = Controller::attach(&address, Config::default());
+                Self { controller: controller.expect("a controller"), clock }
+            }
+            Door::Tcp { digests } => {
+                let port = Port::start(embedded_options);
+                let words = if digests { ",hdgst,ddgst" } else { "" };
+                let address = format!("{}{words}", port.address()).parse().expect("an address");
+                let controller = Controller::attach(&address, Config::default());
+                let clock: Arc<dyn Clock> =
+                    Arc::new(Serving { clock: SystemClock::new(), _server: port });
                 Self { controller: controller.expect("a controller"), clock }
             }
         }
@@ -108,6 +126,76 @@ impl Rig {
     /// If that fails, or something still uses it.
     pub fn close(self) {
         self.controller.shutdown().expect("shut down");
+    }
+}
+
+/// A port over TCP on the loopback, on a thread of its own.
+pub struct Port {
+    /// What it serves.
+    pub target: Arc<Target>,
+    /// Where.
+    pub socket: SocketAddr,
+    stop: Arc<Stop>,
+    thread: Option<JoinHandle<io::Result<()>>>,
+}
+
+/// The subsystem behind each [`Port`].
+pub const NQN: &str = "nqn.2014-08.org.example:rig";
+
+impl Port {
+    /// Serves namespaces in memory, as `options` say.
+    ///
+    /// # Panics
+    /// If that fails.
+    #[must_use]
+    pub fn start(options: &EmbeddedOptions) -> Self {
+        let config = ControllerConfig::default();
+        let mdts = options.mdts.map(|mdts| (mdts >> 12).max(1).ilog2() as u8);
+        let limits = Limits {
+            io_queues: options.queues.unwrap_or(config.max_io_queues),
+            mdts: mdts.unwrap_or(config.mdts),
+            ..Limits::default()
+        };
+        let builder = (0..options.namespaces.max(1)).fold(
+            Subsystem::builder().nqn(NQN),
+            |builder, _| {
+                let spec = NamespaceSpec::memory(options.size_or_default(), options.block);
+                builder.namespace(spec.open().expect("memory"))
+            },
+        );
+        Self::serve(builder.build(), limits, (Ipv4Addr::LOCALHOST, 0).into())
+    }
+
+    /// Serves `subsystem` at `address`.
+    ///
+    /// # Panics
+    /// If that fails.
+    #[must_use]
+    pub fn serve(subsystem: Arc<Subsystem>, limits: Limits, address: SocketAddr) -> Self {
+        let target = Target::new(subsystem, limits).expect("an NQN");
+        let server = Server::bind(Arc::clone(&target), &[address], 1).expect("a socket");
+        let socket = server.addresses()[0];
+        let stop = Stop::new().expect("a descriptor");
+        let stopping = Arc::clone(&stop);
+        let thread = thread::spawn(move || server.run(&stopping));
+        Self { target, socket, stop, thread: Some(thread) }
+    }
+
+    /// Its address, as the driver takes it.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("tcp://{}/{NQN}", self.socket)
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        self.stop.stop();
+        if let Some(Err(panic)) = self.thread.take().map(JoinHandle::join)
+            && !thread::panicking()
+        {
+            std::panic::resume_unwind(panic);
+        }
     }
 }
 

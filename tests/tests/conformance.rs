@@ -1,5 +1,5 @@
 //! One body of tests for the driver and the subsystem together, run through every door: a device stepped on the
-//! test's own thread in virtual time, one with a thread of its own, and a server process over vfio-user.
+//! test's own thread in virtual time, one with a thread of its own, and servers over vfio-user and over TCP.
 
 use std::collections::HashMap;
 use std::thread;
@@ -483,3 +483,5 @@ macro_rules! through {
 through!(stepped, Door::Stepped);
 through!(threaded, Door::Threaded);
 through!(vfio_user, Door::VfioUser);
+through!(tcp, Door::Tcp { digests: false });
+through!(tcp_digests, Door::Tcp { digests: true });
