@@ -161,6 +161,14 @@ fn commands_without_data_and_with_ranges() {
     let dsm = nvm::dsm(1, 1, DsmAttributes::DEALLOCATE);
     assert!(io.write(dsm, ranges.as_bytes()).status().is_success());
     assert!(io.write_r2t(dsm, ranges.as_bytes()).status().is_success());
+    // Linux sends all the ranges there can be, whose rest does not count; one short of them is refused.
+    let whole = [ranges.as_bytes(), &[0xff; 4096 - 32]].concat();
+    assert!(io.write(dsm, &whole).status().is_success());
+    assert!(io.write_r2t(dsm, &whole).status().is_success());
+    for wrong in [&whole[..16], &[whole.as_slice(), &[0; 16]].concat()] {
+        assert!(io.write(dsm, wrong).status().is(Status::INVALID_DATA_SGL_LENGTH));
+        assert!(io.write_r2t(dsm, wrong).status().is(Status::INVALID_DATA_SGL_LENGTH));
+    }
     let (_, read) = io.read(nvm::read(1, 0, 3), 2048);
     assert_eq!((read[512], read[1024], read[1536]), (0, 0, 0x55));
     let out = [DsmRange::new(1 << 40, 1), DsmRange::new(2, 1)];

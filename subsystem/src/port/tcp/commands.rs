@@ -18,7 +18,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::buffer::Buffer;
 use super::connection::{ADMIN_IN_CAPSULE, BUFFER, Connection, End, MAX_H2C_DATA, RESERVE};
-use super::queue::{Queue, Source, check_pointer, source};
+use super::queue::{Queue, Source, check_pointer, source, suits};
 use super::reply::Reply;
 use super::transfer::{Header, MAX_WHOLE, Pending, Request, Transfers};
 use crate::controller::core::{Outcome, Transfer};
@@ -263,7 +263,7 @@ impl Connection {
                 self.conclude(sqe, status);
             }
             Ok(Source::Host(given)) => match queue.expected(sqe) {
-                Ok((len, block)) if len == u64::from(given) => {
+                Ok((len, block)) if suits(sqe, given.into(), len) => {
                     return self.await_data(sqe, given, block);
                 }
                 Ok(_) => self.fail(sqe, Status::INVALID_DATA_SGL_LENGTH.with_dnr()),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use doorbell_spec::command::{Cdw0, Sqe};
 use doorbell_spec::fabrics::header::Layout;
 use doorbell_spec::fabrics::sgl::SglId;
-use doorbell_spec::nvm::{self, NvmOpcode};
+use doorbell_spec::nvm::{self, DsmRange, NvmOpcode};
 use doorbell_spec::status::Status;
 
 use super::connection::{End, MAX_H2C_DATA};
@@ -52,15 +52,23 @@ impl Data for Bytes<'_> {
     #[inline]
     fn with<R>(
         &mut self,
-        _: &Sqe,
+        sqe: &Sqe,
         len: usize,
         f: impl FnOnce(&[HostBytes<'_>]) -> R,
     ) -> Result<R, Status> {
-        if self.0.len() != len {
+        if !suits(sqe, self.0.len() as u64, len as u64) {
             return Err(Status::INVALID_DATA_SGL_LENGTH.with_dnr());
         }
-        Ok(f(&[HostBytes::of(self.0)]))
+        Ok(f(&[HostBytes::of(self.0.get_mut(..len).unwrap_or_default())]))
     }
+}
+
+/// Whether a command whose fields ask for `len` bytes of data may come with `given`: with as many. Linux sends 256 ranges
+/// to Dataset Management, however many of them count.
+pub(super) fn suits(sqe: &Sqe, given: u64, len: u64) -> bool {
+    const RANGES: u64 = 256 * size_of::<DsmRange>() as u64;
+    let ranges = sqe.opcode() == NvmOpcode::DATASET_MANAGEMENT.0;
+    given == len || ranges && (len..=RANGES).contains(&given)
 }
 
 /// Whether the data pointer is an SGL descriptor of this kind.
