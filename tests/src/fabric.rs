@@ -14,8 +14,8 @@ use doorbell_spec::fabrics::connect::{CNTLID_DYNAMIC, ConnectData, ConnectResult
 use doorbell_spec::fabrics::digest;
 use doorbell_spec::fabrics::header::{Framing, Rules, Side, Violation};
 use doorbell_spec::fabrics::pdu::{
-    C2HData, CapsuleResponse, CommonHeader, Digests, H2CData, IcReq, IcResp, PduFlags, PduType, R2T,
-    TermReq,
+    C2HData, CapsuleResponse, CommonHeader, Digests, H2CData, IcReq, IcResp, PduFlags, PduType,
+    R2T, TermReq,
 };
 use doorbell_spec::fabrics::sgl::Sgl;
 use doorbell_spec::register::{Cc, Csts, offset};
@@ -226,7 +226,10 @@ impl Link {
                 }
                 PduType::C2H_DATA => {
                     let part: C2HData = pdu.read();
-                    assert_eq!((part.cccid.get(), part.datal.get() as usize), (cid, pdu.data.len()));
+                    assert_eq!(
+                        (part.cccid.get(), part.datal.get() as usize),
+                        (cid, pdu.data.len())
+                    );
                     let at = part.datao.get() as usize;
                     got[at..at + pdu.data.len()].copy_from_slice(&pdu.data);
                     assert!(!pdu.flags.success(), "flow control is on");
@@ -275,7 +278,10 @@ impl Host {
     /// # Panics
     /// If the controller does not become ready.
     pub fn connect(
-        address: SocketAddr, digests: Digests, subsystem: &str, kato: u32,
+        address: SocketAddr,
+        digests: Digests,
+        subsystem: &str,
+        kato: u32,
     ) -> io::Result<Self> {
         let host = "nqn.2014-08.org.nvmexpress:uuid:1b4e28ba-2fa1-11d2-883f-0016d3cca427";
         let mut data = ConnectData::new([7; 16], CNTLID_DYNAMIC, subsystem, host);

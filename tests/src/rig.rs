@@ -8,9 +8,9 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use doorbell::address::EmbeddedOptions;
 use doorbell::clock::{Clock, SystemClock};
 use doorbell::device::embedded::{self, Embedded, SteppedClock};
-use doorbell::address::EmbeddedOptions;
 use doorbell::{Address, Config, Controller};
 use doorbell_subsystem::fabrics::{Limits, Target};
 use doorbell_subsystem::port::tcp::Server;
@@ -88,10 +88,8 @@ impl Rig {
                 let (_, controller) = embedded::build(embedded_options).expect("a subsystem");
                 let server = vfio_user::Server::bind(&path, controller).expect("a socket");
                 let running = server.spawn().expect("a thread");
-                let clock: Arc<dyn Clock> = Arc::new(Serving {
-                    clock: SystemClock::new(),
-                    _server: (running, directory),
-                });
+                let clock: Arc<dyn Clock> =
+                    Arc::new(Serving { clock: SystemClock::new(), _server: (running, directory) });
                 let address = Address::VfioUser(path);
                 let controller = Controller::attach(&address, Config::default());
                 Self { controller: controller.expect("a controller"), clock }
@@ -156,13 +154,11 @@ impl Port {
             mdts: mdts.unwrap_or(config.mdts),
             ..Limits::default()
         };
-        let builder = (0..options.namespaces.max(1)).fold(
-            Subsystem::builder().nqn(NQN),
-            |builder, _| {
+        let builder =
+            (0..options.namespaces.max(1)).fold(Subsystem::builder().nqn(NQN), |builder, _| {
                 let spec = NamespaceSpec::memory(options.size_or_default(), options.block);
                 builder.namespace(spec.open().expect("memory"))
-            },
-        );
+            });
         Self::serve(builder.build(), limits, (Ipv4Addr::LOCALHOST, 0).into())
     }
 

@@ -184,10 +184,12 @@ fn errors_come_back_as_the_status_they_are(door: Door) {
         assert!(status(queue.run(unknown)).is(Status::INVALID_OPCODE));
         // An address that wraps must not come out at the other end.
         let error = queue.run(namespace.read(u64::MAX, one())).expect_err("out of range");
-        assert!(
-            error.status().is_some_and(|status| status.is(Status::LBA_OUT_OF_RANGE)),
-            "{error}"
+        let refused = error.status().map_or_else(
+            // The device says so, or the driver does.
+            || error.to_string().contains("no command can cover"),
+            |status| status.is(Status::LBA_OUT_OF_RANGE),
         );
+        assert!(refused, "{error}");
         assert!(error.into_buffer().is_some());
         // And the queue is none the worse.
         queue.run(namespace.read(0, one())).unwrap();
@@ -409,11 +411,12 @@ fn admin_commands_typed_and_raw_agree(door: Door) {
             let error = controller.admin(command, None).unwrap_err();
             assert!(matches!(error, CommandError::Rejected(_)), "{error}");
         }
-        let error = controller.admin(Sqe::new(0x7f), None).unwrap_err();
-        assert!(
-            error.status().unwrap().is(Status::INVALID_OPCODE),
-            "fabrics commands are not for PCIe"
-        );
+        // A Property Set of CAP, which cannot be set.
+        let status = controller.admin(Sqe::new(0x7f), None).unwrap_err().status().unwrap();
+        match door {
+            Door::Tcp { .. } => assert!(!status.is_success()),
+            _ => assert!(status.is(Status::INVALID_OPCODE), "fabrics commands are not for PCIe"),
+        }
     });
 }
 

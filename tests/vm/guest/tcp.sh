@@ -119,6 +119,9 @@ ext4_life() {
     umount /tmp/mounted && e2fsck -f -n "$1" && [ $life_status = 0 ]
 }
 
+# What the block layer says of commands of its own, trims among them, which nobody waits for.
+no_io_errors() { ! dmesg | grep 'I/O error, dev nvme'; }
+
 # host_battery NAME ADDRESS PORT NQN SERIAL: what the kernel's host and nvme-cli do with a target.
 host_battery() {
     check_says "$1-discover" "subnqn: *$4" kernel_discover "$2" "$3"
@@ -145,6 +148,7 @@ host_battery() {
     check "$1-data-after-reset" write_and_read "$battery_block" "$1 again"
     check "$1-ext4" ext4_life "$battery_block"
     check "$1-fio" fio_verify "$battery_block"
+    check "$1-no-errors" no_io_errors
     check "$1-disconnect" kernel_disconnect "$4"
     for options in "--hdr-digest" "--data-digest --queue-size=16" "--hdr-digest --data-digest --nr-io-queues=1" \
         "--disable-sqflow --nr-poll-queues=1"; do
