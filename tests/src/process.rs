@@ -79,6 +79,11 @@ impl Process {
         lines.filter_map(|line| line.strip_prefix(prefix).map(str::to_owned)).last()
     }
 
+    /// Its process identifier.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         if let Some(pid) = Pid::from_raw(self.child.id() as i32) {
