@@ -33,7 +33,7 @@ pub(crate) mod core;
 pub(crate) mod event;
 mod faulty;
 mod feature;
-mod identify;
+pub(crate) mod identify;
 pub(crate) mod io_command;
 mod log;
 pub(crate) mod prp;

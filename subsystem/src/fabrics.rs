@@ -249,9 +249,11 @@ impl Target {
         lock(&self.associations).get(&(false, cntlid)).filter(|known| !known.is_ended()).cloned()
     }
 
-    /// Ends an association: its connections notice at their next step.
+    /// Ends an association: its connections notice at their next step, and none of them is in the middle of one when
+    /// this returns.
     pub(crate) fn dissociate(&self, association: &Arc<Association>) {
         association.end();
+        association.quiesce();
         let mut associations = lock(&self.associations);
         let key = association.key();
         if associations.get(&key).is_some_and(|known| Arc::ptr_eq(known, association)) {

@@ -16,6 +16,7 @@ use doorbell_spec::status::Status;
 
 use super::{Target, discovery, lock};
 use crate::controller::core::{Core, Kind, Outcome, Transfer};
+use crate::controller::identify::KAS;
 use crate::controller::io_command::Counters;
 use crate::controller::registers::Registers;
 
@@ -58,21 +59,34 @@ struct Admin {
     genctr: u64,
 }
 
-/// Counters of one queue, which its connection alone writes.
+/// What others see of an I/O queue; its connection alone writes it.
 #[derive(Debug, Default)]
-pub(crate) struct Published([AtomicU64; 5]);
+pub(crate) struct Published {
+    counters: [AtomicU64; 5],
+    /// Commands are being carried out.
+    busy: AtomicBool,
+}
 
 impl Published {
-    /// Makes the counters visible to others.
+    /// Says that commands are about to be carried out. Whether the association has ended is to be looked at afterwards:
+    /// then either this is seen by who ends it ([`Association::quiesce`]), or its end is seen here.
     #[inline]
-    pub(crate) fn store(&self, counters: &Counters) {
-        for (to, from) in self.0.iter().zip(counters.values()) {
+    pub(crate) fn begin(&self) {
+        self.busy.store(true, Ordering::SeqCst);
+    }
+
+    /// Says that none are carried out any more, and shows what they have counted.
+    #[inline]
+    pub(crate) fn finish(&self, counters: &Counters) {
+        for (to, from) in self.counters.iter().zip(counters.values()) {
             to.store(from, Ordering::Relaxed);
         }
+        self.busy.store(false, Ordering::Release);
     }
 
     fn load(&self) -> Counters {
-        Counters::from_values(self.0.each_ref().map(|value| value.load(Ordering::Relaxed)))
+        let load = |value: &AtomicU64| value.load(Ordering::Relaxed);
+        Counters::from_values(self.counters.each_ref().map(load))
     }
 }
 
@@ -88,7 +102,7 @@ impl Association {
             ended: AtomicBool::new(false),
             epoch: AtomicU32::new(0),
             write_through: AtomicBool::new(false),
-            kato: AtomicU32::new(kato),
+            kato: AtomicU32::new(round(kato)),
             heard: AtomicU64::new(millis(now)),
             admin: Mutex::new(Admin {
                 core,
@@ -125,12 +139,24 @@ impl Association {
 
     /// From now on no connection of it does anything but close.
     pub(crate) fn end(&self) {
-        self.ended.store(true, Ordering::Release);
+        self.ended.store(true, Ordering::SeqCst);
     }
 
     #[inline]
     pub(crate) fn is_ended(&self) -> bool {
-        self.ended.load(Ordering::Acquire)
+        self.ended.load(Ordering::SeqCst)
+    }
+
+    /// Waits until none of its queues, on whatever thread, carries out a command any more: milliseconds at most, since
+    /// queues look for the end at every step. To be called after [`Association::end`]; no write of the association
+    /// reaches a namespace afterwards, so that a host that comes back finds nothing changing under it.
+    pub(super) fn quiesce(&self) {
+        let queues = lock(&self.admin).queues.clone();
+        for queue in queues.iter().flatten() {
+            while queue.busy.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+        }
     }
 
     /// Which enabling this is; 0 while the controller is not ready. I/O queues belong to one.
@@ -260,7 +286,7 @@ impl Association {
 
     fn settings_changed(&self, admin: &Admin) {
         self.write_through.store(!admin.core.features.write_cache, Ordering::Relaxed);
-        self.kato.store(admin.core.features.kato, Ordering::Relaxed);
+        self.kato.store(round(admin.core.features.kato), Ordering::Relaxed);
     }
 
     /// Carries out an admin command that is no Fabrics command.
@@ -337,6 +363,11 @@ pub(super) enum OpenError {
     Identifier,
     /// The queue exists.
     Taken,
+}
+
+/// A timeout in units of KAS, not less than what was asked for.
+fn round(kato: u32) -> u32 {
+    kato.checked_next_multiple_of(u32::from(KAS) * 100).unwrap_or(u32::MAX)
 }
 
 fn millis(time: Duration) -> u64 {

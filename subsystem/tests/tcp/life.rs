@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use doorbell_spec::admin::{self, AsyncEvent, LogRequest, async_event_request};
 use doorbell_spec::fabrics::connect::ConnectData;
+use doorbell_spec::fabrics::sgl::Sgl;
 use doorbell_spec::feature::{AsyncEventConfig, Fid, Select};
 use doorbell_spec::log::{ChangedNamespaceList, Lid};
 use doorbell_spec::nvm;
@@ -88,6 +89,40 @@ fn a_controller_ends_with_its_admin_queue() {
     let data = ConnectData::new(HOSTID, 1, NQN, HOSTNQN);
     let cqe = Link::open(&target, Options::default()).say_connect(1, 31, &data);
     assert_eq!((cqe.status().code(), cqe.dw0), (Status::FABRICS_CONNECT_INVALID.code(), 0x1_0010));
+}
+
+/// A host that comes back must not find its old commands still at work, on whatever thread they are.
+#[test]
+fn nothing_is_written_once_the_admin_queue_is_gone() {
+    let rounds = if cfg!(miri) { 1 } else { 30 };
+    for round in 0..rounds {
+        let target = target(Limits::default());
+        let (admin, mut io) = attach(&target, Options::default());
+        let mut commands = Vec::new();
+        for cid in 0..50 {
+            let sqe = nvm::write(1, 0, 15).with_cid(cid).with_sgl(Sgl::in_capsule(8192));
+            commands.push(io.capsule(sqe, &[cid as u8 + 1; 8192]));
+        }
+        let (started, wait) = std::sync::mpsc::channel();
+        let writer = std::thread::spawn(move || {
+            for commands in commands.chunks(10).cycle() {
+                io.send(&commands.concat());
+                let _ = started.send(());
+                if io.connection.is_ended() {
+                    return;
+                }
+            }
+        });
+        wait.recv().expect("a write");
+        drop(admin);
+        let look = || {
+            let (_admin, mut io) = attach(&target, Options::default());
+            io.read(nvm::read(1, 0, 15), 8192).1
+        };
+        let first = look();
+        writer.join().expect("it ends by itself");
+        assert!(first == look(), "round {round}: a write after the end");
+    }
 }
 
 #[test]

@@ -241,8 +241,10 @@ impl Connection {
         match span {
             Ok((len, block)) => {
                 prefetch_next(queue, &self.input, layout);
-                queue.reply = Some(Reply::Blocks { sqe: *sqe, len, block, done: 0 });
-                self.go_on();
+                // Nearly always all of it; what is left becomes the queue's reply.
+                if self.send_blocks(*sqe, len, block, 0) {
+                    self.go_on();
+                }
             }
             Err(status) => self.fail(sqe, status),
         }

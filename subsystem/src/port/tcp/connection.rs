@@ -61,6 +61,8 @@ pub enum End {
     Reset,
     /// The host sent Disconnect.
     Disconnected,
+    /// There are as many connections as there may be.
+    Crowded,
 }
 
 impl fmt::Display for End {
@@ -74,6 +76,7 @@ impl fmt::Display for End {
             End::Dissociated => f.write_str("its controller is gone"),
             End::Reset => f.write_str("its controller was reset"),
             End::Disconnected => f.write_str("the host disconnected"),
+            End::Crowded => f.write_str("there are as many connections as there may be"),
         }
     }
 }
@@ -215,10 +218,8 @@ impl Connection {
                 Err(violation) => self.violated(violation, size_of::<CommonHeader>()),
             }
         }
-        if let Some(queue) = &mut self.queue
-            && self.spent != 0
-        {
-            queue.publish(now);
+        if let Some(queue) = &mut self.queue {
+            queue.rest(now, self.spent != 0);
         }
         self.spent
     }
@@ -246,6 +247,9 @@ impl Connection {
                         self.finish(End::Expired);
                     } else if self.attend() {
                         self.report_events();
+                        if let Some(queue) = &mut self.queue {
+                            queue.rest(now, false);
+                        }
                     }
                 }
             },

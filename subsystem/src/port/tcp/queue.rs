@@ -132,6 +132,9 @@ impl Queue {
 
     /// Whether the queue is still one; takes over what changed elsewhere.
     pub(super) fn attend(&mut self) -> Result<(), End> {
+        if let Some(published) = &self.published {
+            published.begin();
+        }
         if self.association.is_ended() {
             return Err(End::Dissociated);
         }
@@ -147,11 +150,13 @@ impl Queue {
         Ok(())
     }
 
-    /// Commands were taken.
-    pub(super) fn publish(&mut self, now: Duration) {
-        self.association.hear(now);
+    /// No commands are carried out until [`Queue::attend`] is called again. Some were, if `heard`.
+    pub(super) fn rest(&mut self, now: Duration, heard: bool) {
+        if heard {
+            self.association.hear(now);
+        }
         if let Some(published) = &self.published {
-            published.store(&self.counters);
+            published.finish(&self.counters);
         }
     }
 
@@ -238,12 +243,6 @@ impl Queue {
         // A namespace that is gone fails the command before the size of its blocks counts.
         slot.and_then(Option::as_ref).map_or(512, |namespace| namespace.block_size())
     }
-
-    fn publish_last(&self) {
-        if let Some(published) = &self.published {
-            published.store(&self.counters);
-        }
-    }
 }
 
 impl Drop for Queue {
@@ -251,7 +250,9 @@ impl Drop for Queue {
         if self.qid == 0 {
             self.target.dissociate(&self.association);
         } else {
-            self.publish_last();
+            if let Some(published) = &self.published {
+                published.finish(&self.counters);
+            }
             self.association.close_queue(self.qid);
         }
     }

@@ -29,6 +29,13 @@ impl Connection {
     /// Sends the data that is due, as far as there is room; false where there is more.
     #[inline]
     pub(super) fn go_on(&mut self) -> bool {
+        match &self.queue {
+            Some(queue) if queue.reply.is_some() => self.send_reply(),
+            _ => true,
+        }
+    }
+
+    fn send_reply(&mut self) -> bool {
         while let Some(reply) = self.queue.as_mut().and_then(|queue| queue.reply.take()) {
             let sent = match reply {
                 Reply::Blocks { sqe, len, block, done } => self.send_blocks(sqe, len, block, done),
@@ -56,7 +63,7 @@ impl Connection {
 
     /// Sends the next portion of a read; false where it has to wait.
     #[inline]
-    fn send_blocks(&mut self, sqe: Sqe, len: u64, block: u32, done: u64) -> bool {
+    pub(super) fn send_blocks(&mut self, sqe: Sqe, len: u64, block: u32, done: u64) -> bool {
         let portion = self.portion(len - done);
         let portion = portion - portion % block as usize;
         let Some(queue) = &mut self.queue else { return true };

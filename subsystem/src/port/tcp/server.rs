@@ -228,6 +228,7 @@ impl Worker {
             let now = self.start.elapsed();
             if now >= next_tick {
                 self.tick(now);
+                listen(&self.epoll, listeners, EventFlags::IN);
                 next_tick = now + TICK;
             }
             let mut busy = false;
@@ -265,8 +266,9 @@ impl Worker {
                     STOP => {}
                     INBOX => self.collect(now),
                     token if token >= LISTENER => {
-                        if let Some(listener) = listeners.get((token - LISTENER) as usize) {
-                            accept(listener, inboxes);
+                        let listener = listeners.get((token - LISTENER) as usize);
+                        if listener.is_some_and(|listener| accept(listener, inboxes).is_err()) {
+                            listen(&self.epoll, listeners, EventFlags::empty());
                         }
                     }
                     at => {
@@ -316,7 +318,12 @@ impl Worker {
         socket.set_nonblocking(true).ok()?;
         socket.set_nodelay(true).ok()?;
         let (local, peer) = (socket.local_addr().ok()?, socket.peer_addr().ok()?);
-        let connection = Connection::new(&self.target, local, now)?;
+        let Some(connection) = Connection::new(&self.target, local, now) else {
+            if let Some(observer) = &self.observer {
+                observer(peer, End::Crowded);
+            }
+            return None;
+        };
         let at = self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len());
         let interest = EventFlags::IN;
         epoll::add(&self.epoll, &socket, EventData::new_u64(at as u64), interest).ok()?;
@@ -472,8 +479,19 @@ impl Slot {
     }
 }
 
+/// Has the kernel say, or not, when hosts wait to be taken.
+fn listen(epoll: &OwnedFd, listeners: &[TcpListener], interest: EventFlags) {
+    for (listener, at) in listeners.iter().zip(0..) {
+        // A listener that it does not know is one that it does not report either.
+        let _ = epoll::modify(epoll, listener, EventData::new_u64(LISTENER + at), interest);
+    }
+}
+
 /// Takes new connections and gives each to the thread with the fewest.
-fn accept(listener: &TcpListener, inboxes: &[Arc<Inbox>]) {
+///
+/// # Errors
+/// Where the process cannot take one now, for want of file descriptors say; the host goes on waiting.
+fn accept(listener: &TcpListener, inboxes: &[Arc<Inbox>]) -> io::Result<()> {
     for _ in 0..ACCEPTS {
         match listener.accept() {
             Ok((socket, _)) => {
@@ -482,11 +500,14 @@ fn accept(listener: &TcpListener, inboxes: &[Arc<Inbox>]) {
                     inbox.put(socket);
                 }
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // None left, or no descriptor for it: it is asked again soon.
-            Err(_) => return,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => match error.kind() {
+                io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
+                _ => return Err(error),
+            },
         }
     }
+    Ok(())
 }
 
 fn is_transient(error: &io::Error) -> bool {
