@@ -148,23 +148,26 @@ impl Link {
             room[..fits].copy_from_slice(&now[..fits]);
             self.connection.received(fits);
             bytes = &bytes[fits..];
-            self.run();
+            let work = self.run();
+            assert!(fits != 0 || now.is_empty() || work || self.connection.is_ended(), "stuck");
             if later.is_empty() && bytes.is_empty() || self.connection.is_ended() {
                 return;
             }
         }
     }
 
-    /// Steps until nothing happens any more.
-    pub(crate) fn run(&mut self) {
+    /// Steps until nothing happens any more; whether anything did.
+    pub(crate) fn run(&mut self) -> bool {
+        let mut any = false;
         loop {
             let work = self.connection.step(self.now);
             let len = self.connection.output().len().min(self.options.cut);
             self.from.extend_from_slice(&self.connection.output()[..len]);
             self.connection.sent(len);
             if work == 0 && len == 0 {
-                return;
+                return any;
             }
+            any = true;
         }
     }
 

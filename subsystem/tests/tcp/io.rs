@@ -111,6 +111,31 @@ fn as_many_r2ts_are_outstanding_as_the_host_takes() {
     }
 }
 
+/// The longest PDUs there are, in portions that leave part of one at every place of the buffer.
+#[test]
+fn long_pdus_never_fill_the_buffer_for_good() {
+    for cut in [4096, 60_000, 100_001, 131_000, 200_000] {
+        let target = target(Limits::default());
+        let (_admin, mut io) = attach(&target, Options { maxr2t_z: 7, ..Options::default() });
+        let data = pattern(1 << 20, 4);
+        let sqe = nvm::write(1, 0, 2047).with_cid(5).with_sgl(Sgl::transport(1 << 20));
+        let capsule = io.capsule(sqe, &[]);
+        io.send(&capsule);
+        let mut all = Vec::new();
+        for pdu in io.take() {
+            let Pdu::Request { cid, ttag, offset, len } = pdu else { panic!("{pdu:?}") };
+            let part = &data[offset as usize..][..len as usize];
+            all.extend_from_slice(&io.h2c(cid, ttag, offset, part, true));
+        }
+        io.options.cut = cut;
+        io.send(&all);
+        assert!(
+            matches!(io.take()[..], [Pdu::Response(cqe)] if cqe.status().is_success()),
+            "{cut}"
+        );
+    }
+}
+
 #[test]
 fn a_failing_write_fails_without_its_data() {
     let target = target(Limits::default());

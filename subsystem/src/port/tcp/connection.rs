@@ -36,6 +36,8 @@ pub(super) const ADMIN_IN_CAPSULE: u32 = 8192;
 pub const BUFFER: usize = 256 << 10;
 /// Room that a PDU needs before it is taken: for its answers, but for data.
 pub(super) const RESERVE: usize = 1024;
+/// Bytes that there is room to receive, while the buffer is not full of them.
+const RECEIVE: usize = 64 << 10;
 /// Time for what is left to be sent at the end.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Work of one step, in units of a command or 16 KiB, after which it is somebody else's turn.
@@ -146,10 +148,8 @@ impl Connection {
             // Nobody reads it any more; it makes the peer's last words go somewhere.
             self.input.consume(usize::MAX / 2);
         }
-        // Whole buffers are received at once, and what is left of a PDU is moved to the front for it.
-        if self.input.len() < BUFFER / 2 {
-            self.input.make_room(BUFFER / 2);
-        }
+        // Much is received at once, and what is left of a PDU is moved to the front for it.
+        self.input.make_room(RECEIVE.min(BUFFER - self.input.len()));
         self.input.room()
     }
 
