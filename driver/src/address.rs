@@ -11,6 +11,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::quirk::Override;
 pub use embedded::{Backing, EmbeddedOptions};
 pub use size::Size;
 pub use tcp::TcpOptions;
@@ -26,6 +27,13 @@ pub enum Address {
     VfioUser(PathBuf),
     /// A controller emulated in this process: `embedded:size=1GiB,block=4096`.
     Embedded(EmbeddedOptions),
+    /// Any of the above but the network, with quirks that its user knows of: `pcie:0000:01:00.0,quirks=delay-ready`.
+    Quirky {
+        /// The controller.
+        address: Box<Address>,
+        /// Its quirks.
+        quirks: Override,
+    },
     /// A subsystem across a network, over NVMe/TCP: `tcp://HOST:PORT/NQN,OPTIONS`; without an NQN the one there is.
     Tcp(TcpOptions),
 }
@@ -66,6 +74,7 @@ impl AddressError {
 type Wrong = (String, &'static str);
 
 const PCIE_EXAMPLE: &str = "pcie:0000:01:00.0";
+const QUIRKS_EXAMPLE: &str = "pcie:0000:01:00.0,quirks=delay-ready";
 const VFIO_USER_EXAMPLE: &str = "vfio-user:/run/doorbell.sock";
 
 impl Default for Address {
@@ -84,6 +93,36 @@ impl FromStr for Address {
 }
 
 fn parse(text: &str) -> Result<Address, Wrong> {
+    match split_quirks(text) {
+        Some((address, quirks)) => match quirks.parse() {
+            Ok(quirks) => {
+                let address = Box::new(parse_plain(address)?);
+                Ok(Address::Quirky { address, quirks })
+            }
+            // A path may hold anything.
+            Err(_) if text.starts_with("vfio-user:") => parse_plain(text),
+            Err(error) => Err((error.to_string(), QUIRKS_EXAMPLE)),
+        },
+        None => parse_plain(text),
+    }
+}
+
+/// Where quirks are given, at the end: what is before them, and they themselves.
+fn split_quirks(text: &str) -> Option<(&str, &str)> {
+    if text.starts_with("tcp:") {
+        return None;
+    }
+    let (before, quirks) = text.rsplit_once("quirks=")?;
+    let address = match before.strip_suffix(',') {
+        Some(address) => address,
+        // The first option of all.
+        None if before == "embedded:" => before,
+        None => return None,
+    };
+    Some((address, quirks))
+}
+
+fn parse_plain(text: &str) -> Result<Address, Wrong> {
     // A bare place has colons too, so the kind is looked for first and a place tried where there is none.
     let (kind, rest) = text.split_once(':').unwrap_or((text, ""));
     match kind {
@@ -168,6 +207,7 @@ impl fmt::Display for Address {
             Self::Pcie(bdf) => write!(f, "pcie:{bdf}"),
             Self::VfioUser(path) => write!(f, "vfio-user:{}", path.display()),
             Self::Embedded(options) => write!(f, "embedded:{options}"),
+            Self::Quirky { address, quirks } => write!(f, "{address},quirks={quirks}"),
             Self::Tcp(options) => write!(f, "tcp:{options}"),
         }
     }
@@ -227,6 +267,8 @@ mod tests {
             ("embedded:namespaces=0", "'0'"),
             ("embedded:queues=x", "'x'"),
             ("embedded:mdts=5000", "'5000'"),
+            ("pcie:01:00.0,quirks=slow", "'slow'"),
+            ("embedded:quirks=", "''"),
         ] {
             let error = text.parse::<Address>().expect_err(text);
             let message = error.to_string();
@@ -234,6 +276,22 @@ mod tests {
             assert!(error.example().parse::<Address>().is_ok(), "{text}: {message}");
             assert!(message.ends_with(error.example()), "{message}");
         }
+    }
+
+    #[test]
+    fn quirks_come_last() {
+        for (text, printed) in [
+            ("pcie:01:00.0,quirks=stripe", "pcie:0000:01:00.0,quirks=stripe"),
+            ("embedded:quirks=^stripe", "embedded:,quirks=^stripe"),
+            ("vfio-user:/a,b,quirks=no-lists+stripe", "vfio-user:/a,b,quirks=no-lists+stripe"),
+        ] {
+            let address: Address = text.parse().unwrap();
+            assert!(matches!(address, Address::Quirky { .. }), "{text}");
+            assert_eq!(address.to_string(), printed);
+            assert_eq!(printed.parse(), Ok(address));
+        }
+        let path = "vfio-user:/odd,quirks=name";
+        assert_eq!(path.parse(), Ok(Address::VfioUser("/odd,quirks=name".into())));
     }
 
     fn embedded() -> impl Strategy<Value = EmbeddedOptions> {

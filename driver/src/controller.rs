@@ -31,6 +31,7 @@ use crate::discovery;
 use crate::error::{AttachError, CommandError, QueueError};
 use crate::memory::{Buffer, DmaMemory, MemoryError};
 use crate::queue::{Io, Queue};
+use crate::quirk::{Override, Quirks};
 use crate::transport::pcie::{Layout, Pcie};
 use crate::transport::tcp::LinkError;
 use crate::transport::tcp::target::Target;
@@ -119,6 +120,9 @@ impl Controller {
     pub fn attach(address: &Address, config: Config) -> Result<Self, AttachError> {
         let clock = Arc::new(SystemClock::new());
         match address {
+            Address::Quirky { address, quirks } => {
+                Self::attach(address, Config { quirks: *quirks, ..config })
+            }
             Address::Tcp(options) => Self::attach_tcp(options, config, clock),
             _ => Self::attach_device(open(address, &config)?, config, clock),
         }
@@ -164,7 +168,8 @@ impl Controller {
             device: Some(&*device),
             clock: &*clock,
         };
-        let capabilities = registers.inspect()?;
+        let known = Quirks::of_function(device.info().pci);
+        let mut capabilities = registers.inspect(config.quirks.apply(known))?;
         registers.disable(&capabilities)?;
 
         let memory = DmaMemory::new(device.clone(), config.memory.clone())?;
@@ -210,6 +215,8 @@ impl Controller {
                 return Err(error);
             }
         };
+        let known = capabilities.quirks.and(Quirks::of_drive(&identity));
+        capabilities.quirks = config.quirks.apply(known);
         admin.limit_transfer(limits.max_transfer);
         admin::enable_retry_delays(&mut admin, &memory, &identity);
         Ok(Self::assemble(Inner {
@@ -219,7 +226,7 @@ impl Controller {
             limits,
             queue_ids: Mutex::new((1..=limits.max_io_queues).collect()),
             memory,
-            address: device.info().address.clone(),
+            address: with_quirks(&device.info().address, config.quirks),
             link: Link::Device { device, doorbells },
             clock,
             admin_timeout: config.admin_timeout,
@@ -271,6 +278,7 @@ impl Controller {
     ) -> Result<Pcie, QueueError> {
         let inner = &self.inner;
         let Capabilities { cap, page_shift, .. } = inner.capabilities;
+        let depth = if self.quirks().has(Quirks::DEPTH_ONE) { 1 } else { depth };
         let layout = Layout::plan(
             qid,
             depth,
@@ -301,7 +309,8 @@ impl Controller {
     #[must_use]
     pub fn nqn(&self) -> String {
         let identity = self.identify();
-        identity.nqn().map_or_else(
+        let nqn = identity.nqn().filter(|_| !self.quirks().has(Quirks::IGNORE_SUBNQN));
+        nqn.map_or_else(
             || {
                 let (vid, ssvid) = (identity.vid.get(), identity.ssvid.get());
                 let (serial, model) = (identity.serial(), identity.model());
@@ -321,6 +330,12 @@ impl Controller {
     #[must_use]
     pub fn capabilities(&self) -> register::Cap {
         self.inner.capabilities.cap
+    }
+
+    /// What is known to be wrong with it.
+    #[must_use]
+    pub fn quirks(&self) -> Quirks {
+        self.inner.capabilities.quirks
     }
 
     /// What the controller can carry.
@@ -377,6 +392,14 @@ pub enum ShutdownError {
     /// The controller did not obey. It has been reset, or its memory is kept for good.
     #[error(transparent)]
     Failed(#[from] BringUpError),
+}
+
+/// The address that opens a controller again with the same quirks.
+fn with_quirks(address: &str, quirks: Override) -> String {
+    if quirks == Override::default() {
+        return address.to_owned();
+    }
+    format!("{address},quirks={quirks}")
 }
 
 /// Maps the doorbells of as many I/O queues as BAR0 has room for (REG-1), `wanted` at most.
@@ -459,7 +482,12 @@ impl Inner {
             }
         }
         let (shut_down, disabled) = self.with_registers(|registers| {
-            let shut_down = registers.shut_down(self.shutdown_wait());
+            let shut_down = if self.capabilities.quirks.has(Quirks::NO_SHUTDOWN_STATUS) {
+                let _never_reported = registers.shut_down(Duration::ZERO);
+                Ok(())
+            } else {
+                registers.shut_down(self.shutdown_wait())
+            };
             // EN=0 whatever came of it: some controllers never report the end of a shutdown.
             (shut_down, registers.disable(&self.capabilities))
         });

@@ -69,6 +69,7 @@ pub mod memory;
 mod misuse;
 pub mod namespace;
 pub mod queue;
+pub mod quirk;
 pub mod transport;
 
 pub use doorbell_spec as spec;

@@ -9,6 +9,7 @@ use crate::controller::Controller;
 use crate::error::CommandError;
 use crate::memory::Buffer;
 use crate::queue::{Extent, Invalid, Io, Kind};
+use crate::quirk::Quirks;
 
 /// Why a namespace cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -97,6 +98,11 @@ impl Namespace {
         // A boundary that is no power of two is ignored, as everybody does.
         let boundary = u32::from(identify.noiob.get());
         let boundary = if boundary.is_power_of_two() { boundary } else { 0 };
+        let stripe = u32::try_from(limits.max_transfer >> block_shift).unwrap_or(0);
+        let boundary = match boundary {
+            0 if controller.quirks().has(Quirks::STRIPE) && stripe.is_power_of_two() => stripe,
+            other => other,
+        };
         // Commands without data have limits of their own, which MDTS is the safe stand-in for.
         let max_blocks = u32::try_from(limits.max_transfer >> block_shift).unwrap_or(u32::MAX);
         Ok(Self {
@@ -166,7 +172,12 @@ impl Namespace {
 
     /// Writes zeroes to `blocks` blocks from `lba`, without moving data.
     pub fn write_zeroes(&self, lba: u64, blocks: u64) -> Io {
-        self.without_data(nvm::write_zeroes(self.id, lba, 0), blocks)
+        let command = nvm::write_zeroes(self.id, lba, 0);
+        if self.controller.quirks().has(Quirks::NO_WRITE_ZEROES) {
+            let broken = Invalid::Broken { what: "Write Zeroes" };
+            return Io::whole(command, None, Kind::Invalid(broken));
+        }
+        self.without_data(command, blocks)
     }
 
     /// Checks that `blocks` blocks from `lba` can be read, without moving data.

@@ -20,6 +20,7 @@ use crate::error::{AttachError, CommandError};
 use crate::memory::{Buffer, DmaMemory};
 use crate::namespace::{Namespace, NamespaceError};
 use crate::queue::{Done, Invalid, Io, Queue, Reason, Rejected};
+use crate::quirk::Quirks;
 
 /// A log page as a type: its identifier and its layout.
 pub trait LogPage: FromBytes {
@@ -182,6 +183,9 @@ impl Controller {
         &self,
         nsid: u32,
     ) -> Result<Box<NamespaceDescriptorList>, CommandError> {
+        if self.quirks().has(Quirks::NO_DESCRIPTORS) {
+            return Ok(Box::new(NamespaceDescriptorList::new_zeroed()));
+        }
         self.fetch(commands::identify(Cns::NAMESPACE_DESCRIPTORS, nsid, 0, Csi::NVM))
     }
 
@@ -192,7 +196,7 @@ impl Controller {
     pub fn namespace_ids(&self) -> Result<Vec<u32>, CommandError> {
         /// Namespaces listed at most: more than any controller has, fewer than a hostile one can make up.
         const MOST: usize = 1 << 16;
-        if self.version() < Vs::V1_1 {
+        if self.version() < Vs::V1_1 || self.quirks().has(Quirks::NO_LISTS) {
             // No list before 1.1: all up to NN, which is small there.
             return Ok((1..=self.identify().nn.get().min(1024)).collect());
         }

@@ -7,6 +7,7 @@ use doorbell_spec::register::{Aqa, Cap, Cc, Crto, Csts, Vs, offset};
 
 use crate::clock::{Clock, Deadline};
 use crate::device::{Device, DeviceError, Properties, Width};
+use crate::quirk::Quirks;
 
 /// Why a controller could not be brought up or shut down.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +63,8 @@ pub(crate) struct Capabilities {
     pub(crate) vs: Vs,
     /// log2 of the memory page size that the driver uses, CC.MPS + 12.
     pub(crate) page_shift: u32,
+    /// What is known to be wrong with it.
+    pub(crate) quirks: Quirks,
 }
 
 impl Capabilities {
@@ -82,6 +85,10 @@ const STEP: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_millis(1);
 /// Some controllers miss EN=1 right after RDY=0 (INIT-5).
 const BEFORE_ENABLE: Duration = Duration::from_micros(100);
+/// For those that must not be asked earlier whether they are ready.
+const BEFORE_READY: Duration = Duration::from_millis(2300);
+/// For those that need it after a function level reset.
+const AFTER_RESET: Duration = Duration::from_secs(2);
 /// Times a controller that reports CFS is reset before it is given up (PIT-13).
 const RESETS: u32 = 1;
 
@@ -177,12 +184,15 @@ impl Registers<'_> {
     }
 
     /// INIT-1, INIT-2: is there a controller, and can it be driven?
-    pub(crate) fn inspect(&self) -> Result<Capabilities, BringUpError> {
+    pub(crate) fn inspect(&self, quirks: Quirks) -> Result<Capabilities, BringUpError> {
         self.status()?;
-        let cap = Cap::from(self.read64(offset::CAP)?);
+        let mut cap = Cap::from(self.read64(offset::CAP)?);
         let vs = Vs::from(self.read32(offset::VS)?);
         if u64::from(cap) == u64::MAX {
             return Err(BringUpError::Absent { address: self.address() });
+        }
+        if cap.mqes_z() == 0 && quirks.has(Quirks::MQES_ZERO) {
+            cap.set_mqes_z(63);
         }
         if cap.mqes_z() == 0 {
             return Err(
@@ -200,7 +210,7 @@ impl Registers<'_> {
                 "memory pages of {size} bytes; this driver has up to 64 KiB"
             )));
         }
-        Ok(Capabilities { cap, vs, page_shift })
+        Ok(Capabilities { cap, vs, page_shift, quirks })
     }
 
     /// INIT-3, INIT-4: from whatever state it was left in to disabled. One function level reset if it does not obey.
@@ -209,9 +219,24 @@ impl Registers<'_> {
         match (self.disable_once(capabilities), resettable) {
             (Err(BringUpError::TimedOut { .. } | BringUpError::Fatal { .. }), Some(device)) => {
                 device.reset()?;
+                self.delay(capabilities, Quirks::DELAY_AFTER_RESET);
                 self.disable_once(capabilities)
             }
             (other, _) => other,
+        }
+    }
+
+    /// Keeps away from the registers of a controller that has to be left alone for a while.
+    pub(crate) fn delay(&self, capabilities: &Capabilities, quirk: Quirks) {
+        if !capabilities.quirks.has(quirk) {
+            return;
+        }
+        let long = if quirk == Quirks::DELAY_READY { BEFORE_READY } else { AFTER_RESET };
+        let until = Deadline::after(self.clock, long);
+        let mut round = 0;
+        while !until.passed(self.clock) {
+            self.clock.pause(round, LOOK);
+            round += 1;
         }
     }
 
@@ -229,6 +254,7 @@ impl Registers<'_> {
             }
             // SHN stays 0: a shutdown notification would let it finish commands into memory that is not ours.
             self.write32(offset::CC, cc.with_en(false).with_shn(Cc::SHN_NONE).into())?;
+            self.delay(capabilities, Quirks::DELAY_READY);
         }
         self.wait("CSTS.RDY=0 after CC.EN=0", longest, false, |csts| !csts.rdy())
     }
@@ -277,6 +303,7 @@ impl Registers<'_> {
         let mut resets = 0;
         loop {
             self.write32(offset::CC, cc.with_en(true).into())?;
+            self.delay(capabilities, Quirks::DELAY_READY);
             match self.wait("CSTS.RDY=1 after CC.EN=1", longest, true, |csts| csts.rdy()) {
                 Err(BringUpError::Fatal { .. }) if resets < RESETS => {
                     resets += 1;

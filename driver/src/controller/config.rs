@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::recovery::RecoveryConfig;
 use crate::memory::MemoryConfig;
 use crate::queue::Retries;
+use crate::quirk::Override;
 
 /// How a controller is attached.
 #[derive(Clone, Debug)]
@@ -20,6 +21,8 @@ pub struct Config {
     pub memory: MemoryConfig,
     /// What is done about commands that do not complete.
     pub recovery: RecoveryConfig,
+    /// Quirks beside those that the tables have for the drive, and instead of them.
+    pub quirks: Override,
 }
 
 impl Default for Config {
@@ -30,6 +33,7 @@ impl Default for Config {
             exchange_timeout: Duration::from_secs(5),
             memory: MemoryConfig::default(),
             recovery: RecoveryConfig::default(),
+            quirks: Override::default(),
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::device::{DeviceError, Properties, Width};
 use crate::error::CommandError;
 use crate::memory::DmaMemory;
 use crate::queue::{Io, Queue};
+use crate::quirk::Quirks;
 use crate::transport::tcp::association::{Association, KeepAlive, Policy, Pulse, Standing};
 use crate::transport::tcp::target::{Link, Shape, Target};
 use crate::transport::tcp::{Keeper, LinkError, Socket, Tcp, TcpError};
@@ -256,7 +257,7 @@ fn bring_up(
     let mut admin = Queue::new(Any::Tcp(Box::new(transport)), clock.clone(), timeout);
     let address = &target.address;
     let capabilities = with_registers(&mut admin, address, target.timeout, &**clock, |registers| {
-        let capabilities = registers.inspect()?;
+        let capabilities = registers.inspect(Quirks::NONE)?;
         registers.disable(&capabilities)?;
         registers.enable(&capabilities, None)?;
         Ok::<_, AttachError>(capabilities)

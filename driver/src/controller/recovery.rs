@@ -30,6 +30,7 @@ use super::{Controller, Event, Inner, Link, QueueOwner, lock};
 use crate::device::{Device, Doorbells};
 use crate::error::{AttachError, CommandError, QueueError};
 use crate::queue::Io;
+use crate::quirk::Quirks;
 use crate::transport::pcie::{Layout, Lease, Pcie};
 use crate::transport::{Any, CloseError, Trouble};
 
@@ -276,6 +277,7 @@ impl Inner {
             {
                 self.recovery.count(|counters| &mut counters.function_resets);
                 device.reset()?;
+                registers.delay(&self.capabilities, Quirks::DELAY_AFTER_RESET);
                 registers.disable(&self.capabilities)
             }
             other => other,
@@ -330,6 +332,12 @@ impl Inner {
         ResetError::Changed { address: self.address.clone(), what }
     }
 
+    fn is_same(&self, identify: &IdentifyNamespace, mark: &Mark) -> bool {
+        let now = Mark::of(identify);
+        let nameless = self.capabilities.quirks.has(Quirks::BOGUS_IDS);
+        if nameless { now.block_size == mark.block_size } else { now == *mark }
+    }
+
     /// PIT-47: the namespaces that are used are those that they were.
     fn check_namespaces(&self, admin: &mut crate::Queue) -> Result<(), ResetError> {
         let used = lock(&self.recovery.namespaces).clone();
@@ -338,7 +346,7 @@ impl Inner {
             let identify: Result<Box<IdentifyNamespace>, _> = fetch(admin, &self.memory, identify);
             match identify {
                 // One that has gone fails its commands by itself.
-                Ok(identify) if identify.is_absent() || Mark::of(&identify) == mark => {}
+                Ok(identify) if identify.is_absent() || self.is_same(&identify, &mark) => {}
                 Err(CommandError::Status { .. }) => {}
                 Ok(_) => return Err(self.changed(format!("namespace {nsid} is another one"))),
                 Err(source) => {

@@ -14,6 +14,7 @@ pub(crate) fn open(address: &Address, config: &Config) -> Result<Arc<dyn Device>
     match address {
         Address::VfioUser(path) => Ok(Arc::new(VfioUser::open(path, config.exchange_timeout)?)),
         Address::Pcie(bdf) => Ok(Arc::new(Vfio::open(*bdf)?)),
+        Address::Quirky { address, .. } => open(address, config),
         // Controllers across a network have no device.
         Address::Tcp(_) => Err(AttachError::Unusable {
             address: address.to_string(),

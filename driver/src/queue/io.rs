@@ -95,6 +95,12 @@ pub enum Invalid {
         /// Bytes of the buffer.
         len: usize,
     },
+    /// The drive is known to do it wrong.
+    #[error("{what} does not work on this drive; override its quirks to try it all the same")]
+    Broken {
+        /// Which command.
+        what: &'static str,
+    },
     /// The command would change what the driver's own memory safety rests on.
     #[error("{what} is the driver's to send; it cannot be passed through")]
     Reserved {

@@ -214,6 +214,19 @@ impl Load {
         Self { bench, controller, namespace, queue, ledger: Ledger::default() }
     }
 
+    /// Whether reads through a new queue of `controller` succeed.
+    pub(crate) fn reads(bench: &Bench, controller: &Controller) -> bool {
+        let namespace = controller.namespace(1).expect("a namespace");
+        let mut queue = controller.queue(small(4)).expect("a queue");
+        let mut ledger = Ledger::default();
+        for lba in 0..4 {
+            let buffer = controller.buffer(512).expect("memory");
+            ledger.submit(&mut queue, namespace.read(lba, buffer));
+        }
+        ledger.settle(bench, &mut queue, Duration::from_secs(1));
+        ledger.ended().all(|(status, _)| status.is_success())
+    }
+
     /// Submits `count` reads; returns their tags.
     pub(crate) fn send(&mut self, count: u64) -> Vec<u64> {
         (0..count)

@@ -11,6 +11,7 @@ mod geometry;
 mod identity;
 mod probe;
 mod queues;
+mod quirk;
 mod recovery;
 mod removal;
 mod retry;
