@@ -345,5 +345,7 @@ impl Connection {
     }
 }
 
+#[cfg(all(test, feature = "embedded", not(miri)))]
+mod pair;
 #[cfg(test)]
 mod tests;

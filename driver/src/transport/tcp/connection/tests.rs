@@ -197,6 +197,9 @@ const SUCCESS: PduFlags = PduFlags::new().with_last(true).with_success(true);
 fn reads_arrive_whole_however_the_bytes_are_split() {
     for digests in every_digest() {
         for (step, hpda_z) in [(1, 0), (3, 0), (24, 7), (100, 31), (4096, 0), (1 << 20, 3)] {
+            if cfg!(miri) && step < 4096 {
+                continue;
+            }
             let mut pair = pair(digests, 0, hpda_z, step);
             let (small, large) = (buffer(512, 0), buffer(40_000, 0));
             let first = pair.stage(0, nvm::read(1, 0, 0), &small);
@@ -224,6 +227,9 @@ fn reads_arrive_whole_however_the_bytes_are_split() {
 fn writes_leave_whole_in_capsule_and_by_request() {
     for digests in every_digest() {
         for (step, cpda_z) in [(1, 0), (7, 1), (4096, 31), (1 << 20, 0)] {
+            if cfg!(miri) && step < 4096 {
+                continue;
+            }
             let mut pair = pair(digests, cpda_z, 0, step);
             let (small, large) = (buffer(8192, 1), buffer(30_000, 2));
             let first = pair.stage(0, nvm::write(1, 0, 0), &small);
@@ -366,6 +372,7 @@ fn every_lie_of_the_target_is_told_from_the_truth() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "megabytes, byte by byte")]
 fn more_requests_than_were_offered_end_the_connection() {
     let mut pair = pair(Digests::new(), 0, 0, 1 << 20);
     let data = buffer(4 << 20, 0);
@@ -422,7 +429,10 @@ fn no_byte_changed_on_the_way_passes_for_good_data() {
     script(&mut sample, read);
     let bits = sample.peer.outbox.len() * 8;
     let mut failed = 0;
-    for bit in 0..bits {
+    let step = if cfg!(miri) { 97 } else { 1 };
+    let mut tried = 0;
+    for bit in (0..bits).step_by(step) {
+        tried += 1;
         let mut pair = pair(digests, 0, 0, 1 << 20);
         let room = buffer(64, 0);
         let read = pair.stage(0, nvm::read(1, 0, 0), &room);
@@ -435,12 +445,12 @@ fn no_byte_changed_on_the_way_passes_for_good_data() {
         failed += u32::from(ended.is_err() || !passed);
         assert!(!passed || *room == data, "bit {bit}");
     }
-    assert_eq!(failed as usize, bits, "every bit is covered by a digest or a rule");
+    assert_eq!(failed, tried, "every bit is covered by a digest or a rule");
 }
 
 #[test]
 fn what_became_of_a_command_is_what_the_socket_took_of_it() {
-    for taken in 0..=3 * 72 {
+    for taken in (0..=3 * 72).step_by(if cfg!(miri) { 35 } else { 1 }) {
         let mut pair = pair(Digests::new(), 0, 0, 1 << 20);
         let data = buffer(512, 0);
         let cids = [0, 1, 2].map(|slot| pair.stage(slot, nvm::read(1, 0, 0), &data));
