@@ -258,7 +258,7 @@ impl Controller {
             Link::Tcp(fabric) => {
                 let most = inner.limits.max_queue_entries.saturating_sub(1).clamp(1, 0xffff);
                 let depth = config.depth.clamp(1, most as u16);
-                Ok(inner.connect_queue(fabric, qid, depth, max_transfer)?)
+                Ok(inner.connect_queue(fabric, qid, depth, max_transfer, config.timeout)?)
             }
         };
         let transport = transport.inspect_err(|_| {

@@ -5,6 +5,7 @@
 //! connect again is made by one of them, and keeps that one for as long as it takes (`Config::exchange_timeout` for each
 //! step at most); the others go on.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
@@ -39,6 +40,8 @@ const QUIESCE_WITHOUT_KATO: Duration = Duration::from_secs(10);
 const HANDOVER: Duration = Duration::from_secs(2);
 /// Tag of the driver's own Keep Alive on the admin queue.
 pub(super) const KEEP_ALIVE_TAG: u64 = u64::MAX;
+/// Tag of the driver's own Abort.
+const ABORT_TAG: u64 = u64::MAX - 2;
 
 /// What a controller across a network needs beyond its admin queue.
 pub(super) struct Fabric {
@@ -52,6 +55,8 @@ struct State {
     association: Association,
     keep_alive: KeepAlive,
     cntlid: u16,
+    /// Commands that an abort has been sent for, by queue and command identifier, and when.
+    aborted: BTreeMap<(u16, u16), Duration>,
     /// Every connection of the association, to be ended with it.
     sockets: Vec<Weak<Socket>>,
 }
@@ -133,6 +138,7 @@ impl Fabric {
             association: Association::new(policy),
             keep_alive: KeepAlive::new(kato, traffic_based, clock.now()),
             cntlid: up.cntlid,
+            aborted: BTreeMap::new(),
             sockets: vec![up.socket],
         };
         let address = target.address.clone();
@@ -250,7 +256,7 @@ fn bring_up(
     memory: &Arc<DmaMemory>,
     clock: &Arc<dyn Clock>,
 ) -> Result<Up, AttachError> {
-    let shape = Shape::admin(Controller::ADMIN_DEPTH, Controller::ADMIN_TRANSFER);
+    let shape = Shape::admin(Controller::ADMIN_DEPTH, Controller::ADMIN_TRANSFER, timeout);
     let (link, connected) = target.connect(&shape, CNTLID_DYNAMIC, kato, &**clock)?;
     let socket = Arc::downgrade(link.socket());
     let transport = Tcp::new(link, shape, clock.clone(), None, 0);
@@ -275,6 +281,9 @@ fn bring_up(
         return Err(unusable(format!("IOCCSZ is {}: no command fits", identity.ioccsz)));
     }
     admin.limit_transfer(limits.max_transfer);
+    if !discovery {
+        admin::enable_retry_delays(&mut admin, memory, &identity);
+    }
     Ok(Up { admin, cntlid: connected.cntlid(), socket, capabilities, identity, limits })
 }
 
@@ -297,10 +306,11 @@ impl Inner {
         qid: u16,
         depth: u16,
         max_transfer: usize,
+        timeout: Duration,
     ) -> Result<Any, TcpError> {
         let max_in_capsule = self.identity.max_in_capsule() as usize;
         let disconnect = self.identity.ofcs.get() & IdentifyController::OFCS_DISCONNECT != 0;
-        let shape = Shape { qid, depth, max_transfer, max_in_capsule, disconnect };
+        let shape = Shape { qid, depth, max_transfer, max_in_capsule, disconnect, timeout };
         let (link, epoch) = fabric.open(&shape, &*self.clock)?;
         let keeper: Arc<dyn Keeper> = self.clone();
         let transport = Tcp::new(link, shape, self.clock.clone(), Some(keeper), epoch);
@@ -366,6 +376,8 @@ impl Inner {
         };
         // Queues, namespaces and buffers rest on what the controller said of itself before.
         let same = up.identity.serial() == self.identity.serial()
+            && up.identity.model() == self.identity.model()
+            && up.identity.subnqn == self.identity.subnqn
             && up.limits.max_transfer >= self.limits.max_transfer
             && up.limits.max_queue_entries >= self.limits.max_queue_entries
             && up.identity.max_in_capsule() == self.identity.max_in_capsule();
@@ -377,6 +389,7 @@ impl Inner {
             let traffic_based = up.identity.ctratt().tbkas();
             state.keep_alive = KeepAlive::new(fabric.kato, traffic_based, now);
             state.cntlid = up.cntlid;
+            state.aborted.clear();
             state.sockets = vec![up.socket];
             state.association.up();
         }
@@ -444,7 +457,27 @@ impl Keeper for Inner {
         }
     }
 
+    fn abort(&self, shape: &Shape, cid: u16) -> bool {
+        let super::Link::Tcp(fabric) = &self.link else { return false };
+        let (qid, now) = (shape.qid, self.clock.now());
+        let first = {
+            let aborted = &mut lock(&fabric.state).aborted;
+            // What was aborted long ago has ended since, and its identifier is another command's.
+            aborted.retain(|_, at| now.saturating_sub(*at) < shape.timeout * 3);
+            aborted.insert((qid, cid), now).is_none()
+        };
+        // Not waited for where somebody else uses the admin queue: the command's own answer is what counts.
+        if first && let Ok(mut admin) = self.admin.try_lock() {
+            let abort = Io::internal(commands::abort(qid, cid)).tag(ABORT_TAG);
+            let _sent = admin.submit(abort);
+        }
+        first
+    }
+
     fn closed(&self, qid: u16) {
+        if let super::Link::Tcp(fabric) = &self.link {
+            lock(&fabric.state).aborted.retain(|&(queue, _), _| queue != qid);
+        }
         lock(&self.queue_ids).insert(qid);
     }
 }

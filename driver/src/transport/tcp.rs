@@ -34,7 +34,8 @@ use self::piece::Piece;
 pub(crate) use self::socket::Socket;
 use self::target::{Link, Shape};
 use super::{
-    CloseError, Completion, Data, Full, Handling, Limits, Outcome, Transport, Usage, Violation,
+    CloseError, Completion, Condition, Data, Full, Handling, Limits, Outcome, Transport, Trouble,
+    Usage, Violation,
 };
 use crate::clock::{Clock, Deadline};
 
@@ -47,6 +48,8 @@ pub(crate) trait Keeper: Send + Sync {
     fn lost(&self, epoch: u64, error: LinkError);
     /// A new connection for a queue, in the association that there is now.
     fn reconnect(&self, shape: &Shape) -> Option<(Link, u64)>;
+    /// Asks the controller to abort command `cid` of a queue; false if it has been asked before.
+    fn abort(&self, shape: &Shape, cid: u16) -> bool;
     /// Queue `qid` is closed.
     fn closed(&self, qid: u16);
 }
@@ -326,6 +329,18 @@ impl Transport for Tcp {
 
     fn usage(&self) -> Usage {
         Usage { bytes: self.connection.bytes(), ..self.usage }
+    }
+
+    /// A command that is overdue is aborted; one that is overdue still costs the connection, and so the association.
+    fn tend(&mut self, trouble: Trouble) -> Condition {
+        if let (Trouble::Overdue { cid }, None) = (trouble, self.error)
+            && let Some(keeper) = &self.keeper
+            && !keeper.abort(&self.shape, cid)
+        {
+            let what = "a command, nor to its abort,";
+            self.lose(LinkError::TimedOut { what, after: self.shape.timeout });
+        }
+        Condition::Same
     }
 
     fn close(&mut self) -> Result<(), CloseError> {

@@ -40,6 +40,8 @@ pub(crate) struct Shape {
     pub(crate) max_in_capsule: usize,
     /// The controller takes Disconnect.
     pub(crate) disconnect: bool,
+    /// How long a command may take.
+    pub(crate) timeout: Duration,
 }
 
 impl Shape {
@@ -47,9 +49,9 @@ impl Shape {
     const ADMIN_IN_CAPSULE: usize = 8192;
 
     /// The admin queue.
-    pub(crate) fn admin(depth: u16, max_transfer: usize) -> Self {
+    pub(crate) fn admin(depth: u16, max_transfer: usize, timeout: Duration) -> Self {
         let max_in_capsule = Self::ADMIN_IN_CAPSULE;
-        Self { qid: 0, depth, max_transfer, max_in_capsule, disconnect: false }
+        Self { qid: 0, depth, max_transfer, max_in_capsule, disconnect: false, timeout }
     }
 }
 
