@@ -72,7 +72,11 @@ target_restarts() {
     for _ in 1 2; do
         sleep 1
         kill -0 $restarting || { cat /tmp/perf.out; return 1; }
-        target_leaves && wait_for 10 no_connections && target_listens && wait_for 20 has_connections || { echo "not connected again"; cat /tmp/perf.out; return 1; }
+        if ! { target_leaves && wait_for 10 no_connections && target_listens && wait_for 20 has_connections; }; then
+            echo "not connected again"
+            cat /tmp/perf.out
+            return 1
+        fi
     done
     wait $restarting
     cat /tmp/perf.out

@@ -57,8 +57,8 @@ check stop port_end TERM
 # shellcheck disable=SC2154
 if [ -n "$outside_port" ]; then
     check_says outside-discover "subnqn: *$ours" kernel_discover 10.0.2.2 "$outside_port"
-    check outside-connect kernel_connect 10.0.2.2 "$outside_port" $ours --hdr-digest --data-digest || exit
+    check outside-connect kernel_connect 10.0.2.2 "$outside_port" $ours --keep-alive-tmo=30 --hdr-digest --data-digest || exit
     check outside-data write_and_read "$(kernel_block $ours)" outside
-    check outside-fio fio_verify "$(kernel_block $ours)"
+    check outside-fio fio_verify "$(kernel_block $ours)" --size=8M
     check outside-disconnect kernel_disconnect $ours
 fi
