@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
+use rustix::net::sockopt;
 
 use super::connection::{Connection, End};
 use crate::fabrics::Target;
@@ -34,6 +35,9 @@ const STEPS: usize = 4;
 const ACCEPTS: usize = 16;
 /// Time for a host to read why its connection ends.
 const LINGER: Duration = Duration::from_secs(1);
+/// Bytes that the kernel holds for a connection in each direction; those that a listener hands out have its sizes. With
+/// the usual 128 KiB a window closes at every second segment of a loopback, and its opening is told late.
+const SOCKET_BUFFER: usize = 1 << 20;
 /// Events asked for at once.
 const EVENTS: usize = 64;
 
@@ -82,6 +86,9 @@ impl Server {
             let failed = |source| BindError { address, source };
             let listener = TcpListener::bind(address).map_err(failed)?;
             listener.set_nonblocking(true).map_err(failed)?;
+            // The kernel may have a smaller limit, which it applies by itself.
+            let _ = sockopt::set_socket_recv_buffer_size(&listener, SOCKET_BUFFER);
+            let _ = sockopt::set_socket_send_buffer_size(&listener, SOCKET_BUFFER);
             actual.push(listener.local_addr().map_err(failed)?);
             listeners.push(listener);
         }
@@ -247,7 +254,7 @@ impl Worker {
                     thread::yield_now();
                 }
             }
-            if !self.hot.is_empty() && self.hot.len() < HOT && !round.is_multiple_of(ASK_EVERY) {
+            if (1..HOT).contains(&self.hot.len()) && !round.is_multiple_of(ASK_EVERY) {
                 continue;
             }
             let timeout = match self.hot.is_empty() {
@@ -286,9 +293,11 @@ impl Worker {
 
     /// Polls a connection from now on.
     fn heat(&mut self, at: usize) {
-        if self.hot.len() < HOT
-            && let Some(Some(slot)) = self.slots.get_mut(at)
+        let room = self.hot.len() < HOT;
+        if let Some(Some(slot)) = self.slots.get_mut(at)
             && !slot.hot
+            // The kernel knows nothing of what was received and waits for its turn.
+            && (room || slot.connection.is_ready())
         {
             slot.hot = true;
             self.hot.push(at);
