@@ -465,7 +465,10 @@ impl<T: Transport> Queue<T> {
     /// Fails, unless something can be done about it.
     #[cold]
     fn violated(&mut self, violation: Violation) {
-        if self.failure.is_none() {
+        if self.watch.lost {
+            // What stands in rings that the controller has forgotten: all that counts is that there are new ones.
+            self.look();
+        } else if self.failure.is_none() {
             self.violations += 1;
             self.fail(violation);
             self.look();

@@ -3,6 +3,7 @@
 //! Each takes any bytes at all, and panics where something does not hold that must.
 
 pub mod pdu;
+pub mod storm;
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,7 +12,7 @@ use std::path::PathBuf;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them; `tests/fuzz/Cargo.toml` has the same.
-pub const TARGETS: &[Target] = &[("pdu", pdu::body)];
+pub const TARGETS: &[Target] = &[("pdu", pdu::body), ("storm", storm::body)];
 
 /// The corpus of a target, in the order of the names of its files.
 ///

@@ -38,7 +38,7 @@ pub(super) struct Watch {
     /// The ring had no room although nothing is in flight: the controller does not say what it has fetched.
     pub(super) stuck: bool,
     /// What was in flight has ended, and the transport cannot be used yet.
-    lost: bool,
+    pub(super) lost: bool,
 }
 
 impl Watch {
