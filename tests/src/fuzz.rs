@@ -2,7 +2,9 @@
 //!
 //! Each takes any bytes at all, and panics where something does not hold that must.
 
+pub mod host;
 pub mod pdu;
+pub mod port;
 pub mod storm;
 
 use std::fs;
@@ -12,7 +14,8 @@ use std::path::PathBuf;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them; `tests/fuzz/Cargo.toml` has the same.
-pub const TARGETS: &[Target] = &[("pdu", pdu::body), ("storm", storm::body)];
+pub const TARGETS: &[Target] =
+    &[("pdu", pdu::body), ("port", port::body), ("host", host::body), ("storm", storm::body)];
 
 /// The corpus of a target, in the order of the names of its files.
 ///
@@ -27,4 +30,24 @@ pub fn corpus(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
         .collect();
     files.sort();
     files.into_iter().map(|path| (path.clone(), fs::read(&path).expect("a file"))).collect()
+}
+
+/// Input of a fuzzer, from which bodies take what they need; behind its end there are zeroes.
+pub(crate) struct Input<'a>(pub(crate) &'a [u8]);
+
+impl<'a> Input<'a> {
+    fn byte(&mut self) -> u8 {
+        self.bytes(1).first().copied().unwrap_or(0)
+    }
+
+    fn half(&mut self) -> u16 {
+        u16::from(self.byte()) | u16::from(self.byte()) << 8
+    }
+
+    /// So many bytes, or those that are left.
+    fn bytes(&mut self, count: usize) -> &'a [u8] {
+        let (these, rest) = self.0.split_at(count.min(self.0.len()));
+        self.0 = rest;
+        these
+    }
 }

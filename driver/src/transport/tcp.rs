@@ -11,6 +11,8 @@
 
 pub(crate) mod association;
 mod connection;
+#[doc(hidden)]
+pub mod converse;
 mod error;
 mod host;
 mod outbox;
