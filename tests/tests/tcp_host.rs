@@ -108,7 +108,7 @@ fn data_of_every_size_with_every_digest_arrive() {
     within(LONGEST, || {
         let served = Served::new(NQN);
         for options in
-            ["", ",hdgst", ",ddgst", ",hdgst,ddgst", ",sqflow=off", ",hdgst,ddgst,sqflow=off"]
+            ["", ",hdgst", ",ddgst", ",hdgst,ddgst", ",sqflow=on", ",hdgst,ddgst,sqflow=on"]
         {
             let controller = attach(&served.address(options));
             let namespace = controller.namespace(1).expect("a namespace");

@@ -26,8 +26,9 @@ pub struct TcpOptions {
     pub header_digest: bool,
     /// Digests of data, `ddgst`.
     pub data_digest: bool,
-    /// No flow control of submission queues, `sqflow=off`: fewer messages.
-    pub no_flow_control: bool,
+    /// Flow control of submission queues, `sqflow=on` or `off`; without it there are fewer messages. Where it is not
+    /// given, none if the target agrees.
+    pub flow_control: Option<bool>,
     /// I/O queues to ask for; as many as the caller wants.
     pub queues: Option<u16>,
     /// NQN of this host; from /etc/nvme/hostnqn, or made of the machine's identity.
@@ -89,7 +90,7 @@ impl TcpOptions {
         match name {
             "hdgst" => self.header_digest = switch(name, value)?,
             "ddgst" => self.data_digest = switch(name, value)?,
-            "sqflow" => self.no_flow_control = !switch(name, value)?,
+            "sqflow" => self.flow_control = Some(switch(name, value)?),
             "queues" => {
                 let value = given?;
                 let queues = value.parse().ok().filter(|queues| (1..=0xfffe).contains(queues));
@@ -228,8 +229,8 @@ impl fmt::Display for TcpOptions {
         for (name, given) in [("hdgst", self.header_digest), ("ddgst", self.data_digest)] {
             write!(f, "{}{}", if given { "," } else { "" }, if given { name } else { "" })?;
         }
-        if self.no_flow_control {
-            f.write_str(",sqflow=off")?;
+        if let Some(given) = self.flow_control {
+            write!(f, ",sqflow={}", if given { "on" } else { "off" })?;
         }
         let time = |time: Duration, off: Duration| match time {
             time if time == off => "off".to_owned(),
@@ -284,7 +285,8 @@ mod tests {
         let options = parse("tcp://h,kato=1500ms,reconnect=off,loss=forever,fastfail=2,sqflow=off");
         assert_eq!(options.kato, Some(Duration::from_millis(1500)));
         assert_eq!((options.reconnect, options.loss), (Some(Duration::MAX), Some(Duration::MAX)));
-        assert!(options.fast_fail == Some(Duration::from_secs(2)) && options.no_flow_control);
+        assert_eq!(options.fast_fail, Some(Duration::from_secs(2)));
+        assert_eq!(options.flow_control, Some(false));
     }
 
     #[test]
@@ -321,13 +323,13 @@ mod tests {
         #[test]
         fn printing_gives_back_what_parses(
             text in "tcp://(host|1\\.2\\.3\\.4|\\[fe80::1\\])(:[1-9][0-9]{0,3})?(/nqn\\.[a-z,?%&:.]{1,9})?",
-            digests in any::<(bool, bool, bool)>(),
+            digests in any::<(bool, bool, Option<bool>)>(),
             times in any::<[Option<u16>; 4]>(),
             queues in proptest::option::of(1u16..=0xfffe),
             id in proptest::option::of(1u128..),
         ) {
             let Ok(Address::Tcp(mut options)) = text.parse() else { return Ok(()) };
-            (options.header_digest, options.data_digest, options.no_flow_control) = digests;
+            (options.header_digest, options.data_digest, options.flow_control) = digests;
             let time = |it: Option<u16>| it.map(|it| Duration::from_millis(it.into()));
             [options.kato, options.reconnect, options.loss, options.quiesce] = times.map(time);
             (options.queues, options.host_id) = (queues, id.map(u128::to_be_bytes));

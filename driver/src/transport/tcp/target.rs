@@ -4,9 +4,10 @@ use std::io::IoSlice;
 use std::sync::Arc;
 use std::time::Duration;
 
-use doorbell_spec::fabrics::command::{ConnectCdw11, connect};
-use doorbell_spec::fabrics::connect::{ConnectData, ConnectResult};
+use doorbell_spec::fabrics::command::{ConnectCdw11, connect, connect_offset};
+use doorbell_spec::fabrics::connect::{ConnectData, ConnectInvalid, ConnectResult};
 use doorbell_spec::fabrics::pdu::Digests;
+use doorbell_spec::status::Status;
 
 use super::connection::{Connection, Parameters};
 use super::error::{LinkError, TcpError};
@@ -94,7 +95,29 @@ impl Target {
         kato: Duration,
         clock: &dyn Clock,
     ) -> Result<(Link, ConnectResult), TcpError> {
-        let TcpOptions { host, header_digest, data_digest, no_flow_control, .. } = &self.options;
+        // The slots of a queue bound what is in flight, so that flow control only adds a message to each read.
+        let wanted = self.options.flow_control.unwrap_or(false);
+        match self.connect_with(wanted, shape, cntlid, kato, clock) {
+            Err(TcpError::Refused { status, result, .. })
+                if self.options.flow_control.is_none()
+                    && status.is(Status::FABRICS_CONNECT_INVALID)
+                    && result == ConnectInvalid::command(connect_offset::CATTR).into_bits() =>
+            {
+                self.connect_with(true, shape, cntlid, kato, clock)
+            }
+            other => other,
+        }
+    }
+
+    fn connect_with(
+        &self,
+        flow_control: bool,
+        shape: &Shape,
+        cntlid: u16,
+        kato: Duration,
+        clock: &dyn Clock,
+    ) -> Result<(Link, ConnectResult), TcpError> {
+        let TcpOptions { host, header_digest, data_digest, .. } = &self.options;
         let port = self.options.port_or_default();
         let socket = Socket::connect(&self.address, host, port, self.timeout)?;
         let digests = Digests::new().with_header(*header_digest).with_data(*data_digest);
@@ -118,7 +141,7 @@ impl Target {
         let queue = ConnectCdw11::new()
             // A queue of n entries holds n - 1 commands.
             .with_sqsize_z(shape.depth)
-            .with_no_flow_control(*no_flow_control)
+            .with_no_flow_control(!flow_control)
             .with_queue_deletion(shape.disconnect);
         let kato = u32::try_from(kato.as_millis()).unwrap_or(u32::MAX);
         let command = connect(shape.qid, queue, kato);
