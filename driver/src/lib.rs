@@ -45,6 +45,14 @@
 //! DMA memory ([`memory`]) lies beside them: a [`Buffer`] knows its I/O address, and goes by value into the queue and
 //! back out with the completion.
 //!
+//! # Across a network
+//! Nothing runs behind the caller's back, so a controller at a `tcp:` address lives on being polled: [`Queue::poll`] of any
+//! of its I/O queues, or [`Controller::poll`], a few times within the Keep Alive Timeout (5 s unless the address says
+//! otherwise) sends Keep Alive, finds out about losses, and connects again. A loss ends every command in flight with an
+//! [`Outcome`]; what is staged meanwhile waits. The new association begins only when the old one's writes can no longer
+//! be carried out: at once if the controller confirms that, otherwise after two or three Keep Alive Timeouts and the
+//! controller's Command Quiesce Time. Options of the address ([`address::TcpOptions`]) change any of these times.
+//!
 //! # What always holds
 //! - A buffer given to the device belongs to the queue until its completion arrives, or until the device provably cannot
 //!   touch it any more. Dropping a future, a queue or the controller frees no memory under DMA; memory of a device that

@@ -2,6 +2,13 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use doorbell_subsystem::fabrics::{Limits, Target};
+use doorbell_subsystem::port::tcp::Server;
+use doorbell_subsystem::port::vfio_user::Stop;
+use doorbell_subsystem::{NamespaceSpec, Subsystem};
 
 /// Cargo builds the examples of a package before its tests, next to them.
 fn example(name: &str) -> Command {
@@ -98,4 +105,67 @@ fn a_wrong_address_is_explained() {
         let text = fails(name, &["nonsense"]);
         assert!(text.contains("nonsense"), "{name}: {text}");
     }
+}
+
+/// A target in this process, with one namespace of 64 MiB in blocks of 512 bytes.
+struct Served {
+    address: String,
+    stop: Arc<Stop>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Served {
+    fn start() -> Self {
+        let namespace = NamespaceSpec::memory(64 << 20, 512).open().expect("memory");
+        let subsystem = Subsystem::builder().namespace(namespace).build();
+        let target = Target::new(subsystem, Limits::default()).expect("a target");
+        let server = Server::bind(target, &[([127, 0, 0, 1], 0).into()], 1).expect("a port");
+        let address = format!("tcp://{}", server.addresses()[0]);
+        let stop = Stop::new().expect("a descriptor");
+        let asked = stop.clone();
+        let thread = std::thread::spawn(move || server.run(&asked).expect("serves"));
+        Self { address, stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.stop.stop();
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("the server ends");
+        }
+    }
+}
+
+#[test]
+fn every_example_does_over_tcp_what_it_does_here() {
+    let served = Served::start();
+    let address = served.address.as_str();
+    let text = run("hello", &[address]);
+    assert_eq!(text.matches("Hello from userspace!").count(), 2, "{text}");
+    assert!(text.contains("The drive agrees."), "{text}");
+
+    let json = |address: &str| -> serde_json::Value {
+        serde_json::from_str(&run("identify", &["--json", address])).expect("is JSON")
+    };
+    let (there, here) = (json(address), json("embedded:size=64MiB,block=512"));
+    assert_eq!(there["namespaces"], here["namespaces"]);
+    for fact in ["model", "serial", "firmware", "NVMe version", "volatile write cache", "compare"] {
+        assert_eq!(there["controller"][fact], here["controller"][fact], "{fact}");
+    }
+
+    // Identify Namespace, byte for byte.
+    let words = ["-o", "6", "-n", "1", "--cdw10", "0"];
+    let dump = |address: &str| run("passthrough", &[&words[..], &[address]].concat());
+    assert_eq!(dump(address), dump("embedded:size=64MiB,block=512"));
+    let text = fails("passthrough", &["-o", "0x7e", address]);
+    assert!(text.contains("Invalid Command Opcode"), "{text}");
+
+    let text = run("cores", &[address]);
+    assert!(text.contains("thread 0:") && text.contains("total:"), "{text}");
+
+    let text = run("discover", &[address, "--connect"]);
+    assert!(text.contains("NVM Subsystem") && text.contains("namespace 1: 64 MiB"), "{text}");
+    let text = fails("discover", &["embedded:"]);
+    assert!(text.contains("across a network"), "{text}");
 }
