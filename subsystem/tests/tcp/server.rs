@@ -6,13 +6,19 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use doorbell_spec::fabrics::pdu::{Digests, IcReq};
+use doorbell_spec::completion::Cqe;
+use doorbell_spec::fabrics::command::{ConnectCdw11, connect, property_set};
+use doorbell_spec::fabrics::connect::ConnectData;
+use doorbell_spec::fabrics::pdu::{CapsuleResponse, Digests, IcReq};
+use doorbell_spec::fabrics::sgl::Sgl;
+use doorbell_spec::nvm;
+use doorbell_spec::register::{Cc, offset};
 use doorbell_subsystem::fabrics::{Limits, Target};
 use doorbell_subsystem::port::tcp::{End, Server};
 use doorbell_subsystem::port::vfio_user::Stop;
-use zerocopy::IntoBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
-use crate::host::target;
+use crate::host::{HOSTID, HOSTNQN, Link, Options, target};
 
 struct Running {
     address: SocketAddr,
@@ -89,6 +95,74 @@ fn a_host_that_breaks_a_rule_can_read_which() {
     socket.read_to_end(&mut said).expect("not reset");
     assert_eq!(said[..14], [3, 0, 24, 0, 32, 0, 0, 0, 1, 0, 0, 0, 0, 0]);
     assert_eq!(said[24..], [0xff; 8]);
+}
+
+/// Sends what a host has to say until it has an enabled admin queue and an I/O queue: the bytes of both connections.
+fn attached(running: &Running, target: &Arc<Target>) -> (TcpStream, TcpStream, Link) {
+    let other = crate::host::target(Limits::default());
+    // Builds the PDUs; what its own target answers does not matter.
+    let link = Link::open(&other, Options::default());
+    let connect = |socket: &mut TcpStream, qid: u16, cntlid: u16| {
+        initialize(socket);
+        let queue = ConnectCdw11::new().with_sqsize_z(31);
+        let sqe = connect(qid, queue, 0).with_sgl(Sgl::in_capsule(1024));
+        let data = ConnectData::new(HOSTID, cntlid, target.subsystem().nqn(), HOSTNQN);
+        exchange(socket, &link.capsule(sqe, data.as_bytes()))
+    };
+    let mut admin = running.connect();
+    let cntlid = connect(&mut admin, 0, 0xffff).dw0 as u16;
+    let cc = Cc::new().with_iosqes(6).with_iocqes(4).with_en(true);
+    let enable = property_set(offset::CC as u32, 4, cc.into_bits().into());
+    exchange(&mut admin, &link.capsule(enable, &[]));
+    let mut io = running.connect();
+    connect(&mut io, 1, cntlid);
+    (admin, io, link)
+}
+
+/// Sends a capsule and returns the completion, which is all that is answered.
+fn exchange(socket: &mut TcpStream, capsule: &[u8]) -> Cqe {
+    socket.write_all(capsule).expect("send");
+    let mut response = [0; 24];
+    socket.read_exact(&mut response).expect("a response");
+    let cqe = CapsuleResponse::read_from_bytes(&response).expect("24 bytes").cqe;
+    assert!(cqe.status().is_success(), "{}", cqe.status());
+    cqe
+}
+
+/// One host asks for much and reads nothing, one sends half a PDU and no more: a third is served on the same thread.
+#[test]
+#[cfg_attr(miri, ignore = "sockets")]
+fn slow_and_silent_hosts_cost_others_nothing() {
+    let target = target(Limits::default());
+    let running = Running::new(&target, 1);
+    let (_admin, mut greedy, link) = attached(&running, &target);
+    greedy.set_nonblocking(true).expect("nonblocking");
+    let sqe = nvm::read(1, 0, 255).with_sgl(Sgl::transport(128 << 10));
+    let capsule = link.capsule(sqe, &[]);
+    // Until nothing more is taken: neither by the port nor by the kernels between.
+    let (mut taken, mut quiet) = (0, Instant::now());
+    while quiet.elapsed() < Duration::from_millis(300) {
+        match greedy.write(&capsule) {
+            Ok(len) if len == capsule.len() => {
+                taken += len;
+                quiet = Instant::now();
+            }
+            Ok(_) | Err(_) => thread::yield_now(),
+        }
+        assert!(taken < 64 << 20, "it takes without end");
+    }
+    let (_second, mut halting, _) = attached(&running, &target);
+    halting.write_all(&capsule[..50]).expect("send");
+    let (_third, mut io, link) = attached(&running, &target);
+    let flush = link.capsule(nvm::flush(1).with_cid(1), &[]);
+    let mut worst = Duration::ZERO;
+    for _ in 0..200 {
+        let started = Instant::now();
+        exchange(&mut io, &flush);
+        worst = worst.max(started.elapsed());
+    }
+    assert!(worst < Duration::from_secs(2), "{worst:?}");
+    assert_eq!(target.usage().connections, 6);
 }
 
 #[test]
