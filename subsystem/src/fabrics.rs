@@ -58,7 +58,7 @@ impl Default for Limits {
         Self {
             connections: 1024,
             connections_per_host: 512,
-            memory_per_host: 512 << 20,
+            memory_per_host: 1 << 30,
             io_queues: 128,
             mqes_z: 1023,
             mdts: 8,
@@ -79,7 +79,7 @@ pub struct Usage {
     pub controllers: u32,
     /// Bytes that connections may hold.
     pub memory: u64,
-    /// Connections that were turned away for want of any of these.
+    /// Connections that were turned away because of a limit.
     pub refused: u64,
 }
 
@@ -270,6 +270,18 @@ impl Target {
         }
         hosts.connections += 1;
         Some(Share { target: Arc::clone(self), host: None })
+    }
+}
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Usage { connections, hosts, controllers, memory, refused } = self;
+        write!(
+            f,
+            "{connections} connections of {hosts} hosts to {controllers} controllers, {} KiB, ",
+            memory >> 10
+        )?;
+        write!(f, "{refused} turned away by a limit")
     }
 }
 

@@ -67,6 +67,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
     let shape = (shape.max_io_queues, shape.mqes_z, shape.mdts);
     let tcp = args.tcp.bind(&subsystem, shape)?;
     let ports = servers.len() + usize::from(tcp.is_some());
+    let target = tcp.as_ref().map(|server| Arc::clone(server.target()));
     for (server, path) in servers.into_iter().zip(&args.vfio_user) {
         let name = format!("vfio-user:{}", path.display());
         start(name.clone(), &stop, &send, move |stop| server.run(stop))?;
@@ -84,6 +85,9 @@ fn run(args: &Args) -> anyhow::Result<()> {
     }
     let result = wait(&events, ports, &stop);
     subsystem.flush().context("flushing")?;
+    if let Some(usage) = target.map(|target| target.usage()).filter(|usage| usage.refused != 0) {
+        eprintln!("tcp: {usage}");
+    }
     if let Some(plan) = &faults {
         for Count { name, matched, injected } in plan.counters().iter() {
             eprintln!("fault '{name}': injected {injected} of {matched}");

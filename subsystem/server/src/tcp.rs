@@ -42,7 +42,7 @@ pub(crate) struct TcpArgs {
     max_host_connections: u32,
 
     /// Memory that the TCP connections of one host may hold
-    #[arg(long, value_name = "SIZE", default_value = "512MiB", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_size)]
     max_host_memory: u64,
 }
 

@@ -141,14 +141,15 @@ fn limits_hold_and_are_given_back() {
     assert!(Connection::new(&target, local, Duration::ZERO).is_none());
     let usage = target.usage();
     assert_eq!((usage.connections, usage.hosts, usage.controllers), (5, 1, 1));
-    assert_eq!((usage.memory, usage.refused), (3 * (512 << 10), 2));
+    let (buffers, log) = (832 << 10, 1 << 20);
+    assert_eq!((usage.memory, usage.refused), (3 * buffers + log, 2));
     drop(third);
     assert!(fourth.say_connect(2, 31, &data).status().is_success());
     drop((admin, io, fourth));
     let usage = target.usage();
     assert_eq!((usage.connections, usage.hosts, usage.controllers, usage.memory), (1, 0, 0, 0));
 
-    let target = crate::host::target(Limits { memory_per_host: 512 << 10, ..limits });
+    let target = crate::host::target(Limits { memory_per_host: 3 << 20, ..limits });
     let _admin = Link::connect(&target, options, 0, 0xffff);
     let data = ConnectData::new(HOSTID, 0xffff, NQN, HOSTNQN);
     let cqe = Link::open(&target, options).say_connect(0, 31, &data);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use doorbell_spec::admin::AdminOpcode;
 use doorbell_spec::command::{Direction, Sqe};
-use doorbell_spec::fabrics::command::Fctype;
+use doorbell_spec::fabrics::command::{ConnectCdw10, Fctype};
 use doorbell_spec::fabrics::connect::{ConnectData, ConnectResult};
 use doorbell_spec::fabrics::header::{Layout, Violation};
 use doorbell_spec::fabrics::pdu::{CapsuleCommand, PduFlags, PduType, R2T};
@@ -20,8 +20,9 @@ use super::buffer::Buffer;
 use super::connection::{ADMIN_IN_CAPSULE, BUFFER, Connection, End, MAX_H2C_DATA, RESERVE};
 use super::queue::{Queue, Source, check_pointer, source, suits};
 use super::reply::Reply;
-use super::transfer::{Header, MAX_WHOLE, Pending, Request, Transfers};
+use super::transfer::{Header, MAX_GRANTED, MAX_WHOLE, Pending, Request, Transfers};
 use crate::controller::core::{Outcome, Transfer};
+use crate::controller::io_command::BOUNCE;
 use crate::fabrics::connect::Refused;
 
 /// The data of an admin command: what came with it, what goes back.
@@ -104,7 +105,7 @@ impl Connection {
         let Ok(data) = ConnectData::read_from_bytes(bytes) else {
             return Err(Status::INVALID_DATA_SGL_LENGTH.into());
         };
-        let memory = 2 * BUFFER as u64;
+        let memory = self.most_memory(ConnectCdw10::from_bits(sqe.cdw10).qid());
         let connected = self.target.connect(sqe, &data, &mut self.share, memory, self.now)?;
         let result = ConnectResult::new().with_cntlid(connected.association.cntlid());
         let in_capsule = match connected.qid {
@@ -117,6 +118,14 @@ impl Connection {
         queue.association.hear(self.now);
         self.queue = Some(Box::new(queue));
         Ok(result.into_bits())
+    }
+
+    /// Bytes that a queue of a connection may hold at most, but for what does not depend on its host.
+    fn most_memory(&self, qid: u16) -> u64 {
+        let kept = MAX_GRANTED as u64 * MAX_WHOLE;
+        // The data of one admin command goes out of memory of its own.
+        let reply = if qid == 0 { 4096 << self.target.limits().mdts.clamp(1, 16) } else { 0 };
+        2 * BUFFER as u64 + BOUNCE as u64 + kept + reply
     }
 
     fn fabrics_command(&mut self, sqe: &Sqe) {

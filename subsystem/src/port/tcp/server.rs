@@ -103,6 +103,11 @@ impl Server {
         self
     }
 
+    /// What it serves.
+    pub fn target(&self) -> &Arc<Target> {
+        &self.target
+    }
+
     /// The addresses that it listens at, with the ports that the kernel chose.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses

@@ -2,7 +2,10 @@
 //!
 //! Writes and comparisons go to the medium as their data arrives, in whole blocks, so that no command needs memory for
 //! all of its data. Commands with a little data (Dataset Management, Set Features) are kept until it is complete.
-//! Everything is bounded: commands by the queue's size, R2Ts by what the host takes for each command.
+//! Everything is bounded: commands by the queue's size, R2Ts by what the host takes for each command and by [`MAX_GRANTED`]
+//! for all of them; a command that gets none waits for its turn.
+
+use std::collections::VecDeque;
 
 use doorbell_spec::command::Sqe;
 use doorbell_spec::fabrics::header::Violation;
@@ -11,6 +14,8 @@ use doorbell_spec::status::Status;
 
 /// The most R2Ts for one command, whatever the host takes.
 const MAX_GRANTS: u32 = 16;
+/// The most R2Ts outstanding on a connection: each may keep a block, or the data of a whole command.
+pub(super) const MAX_GRANTED: usize = 64;
 /// The most data of a command that is kept until it is complete.
 pub(super) const MAX_WHOLE: u64 = 4096;
 
@@ -75,6 +80,9 @@ pub(super) struct Header {
 pub(super) struct Transfers {
     commands: Vec<Option<Pending>>,
     grants: Vec<Option<Grant>>,
+    granted: usize,
+    /// Commands that are to get more R2Ts, in the order in which they came.
+    queue: VecDeque<usize>,
     waiting: usize,
     most: usize,
     /// R2Ts for one command at a time.
@@ -89,7 +97,16 @@ impl Transfers {
         let per_command = maxr2t_z.saturating_add(1).min(MAX_GRANTS);
         // One R2T at a time costs a round trip each: it asks for everything.
         let portion = if per_command == 1 { u32::MAX } else { portion };
-        Self { commands: Vec::new(), grants: Vec::new(), waiting: 0, most, per_command, portion }
+        Self {
+            commands: Vec::new(),
+            grants: Vec::new(),
+            granted: 0,
+            queue: VecDeque::new(),
+            waiting: 0,
+            most,
+            per_command,
+            portion,
+        }
     }
 
     /// Whether a command with this identifier waits.
@@ -111,34 +128,43 @@ impl Transfers {
         if self.waiting >= self.most {
             return Err(Violation::SEQUENCE);
         }
-        let whole = if block.is_none() { vec![0; len as usize] } else { Vec::new() };
-        let status = Status::SUCCESS;
+        let (whole, status) = (Vec::new(), Status::SUCCESS);
         let pending = Pending { sqe, len, block, asked: 0, came: 0, grants: 0, status, whole };
         let command = place(&mut self.commands, pending);
         self.waiting += 1;
-        self.ask(command, send);
+        self.queue.push_back(command);
+        self.ask(send);
         Ok(())
     }
 
-    /// Sends the R2Ts that a command can have now.
-    fn ask(&mut self, command: usize, send: &mut impl FnMut(Request)) {
-        let Some(Some(pending)) = self.commands.get_mut(command) else { return };
-        while pending.grants < self.per_command
-            && pending.asked < pending.len
-            && pending.status.is_success()
+    /// Sends the R2Ts that there can be now.
+    fn ask(&mut self, send: &mut impl FnMut(Request)) {
+        while self.granted < MAX_GRANTED
+            && let Some(&command) = self.queue.front()
         {
+            let pending = self.commands.get_mut(command).and_then(Option::as_mut);
+            let wants = pending.filter(|pending| {
+                pending.grants < self.per_command
+                    && pending.asked < pending.len
+                    && pending.status.is_success()
+            });
+            let Some(pending) = wants else {
+                // It is back once one of its R2Ts is done, if it wants more.
+                self.queue.pop_front();
+                continue;
+            };
+            if pending.block.is_none() && pending.whole.is_empty() {
+                pending.whole = vec![0; pending.len as usize];
+            }
             let offset = pending.asked;
             let len = (pending.len - offset).min(self.portion);
-            let grant = Grant { command, next: offset, end: offset + len, carry: Vec::new() };
-            let at = place(&mut self.grants, grant);
-            let Ok(ttag) = u16::try_from(at) else {
-                // Only a queue of 64 Ki entries gets here; it asks again when an R2T is done.
-                self.grants.pop();
-                return;
-            };
             pending.asked += len;
             pending.grants += 1;
-            send(Request { cid: pending.sqe.cid(), ttag, offset, len });
+            let cid = pending.sqe.cid();
+            let grant = Grant { command, next: offset, end: offset + len, carry: Vec::new() };
+            let ttag = place(&mut self.grants, grant) as u16;
+            self.granted += 1;
+            send(Request { cid, ttag, offset, len });
         }
     }
 
@@ -218,8 +244,13 @@ impl Transfers {
         let slot = self.grants.get_mut(usize::from(at.ttag))?;
         if slot.as_mut().is_some_and(done) {
             *slot = None;
-            self.commands.get_mut(at.command)?.as_mut()?.grants -= 1;
-            self.ask(at.command, send);
+            self.granted -= 1;
+            let pending = self.commands.get_mut(at.command)?.as_mut()?;
+            pending.grants -= 1;
+            if pending.asked < pending.len {
+                self.queue.push_back(at.command);
+            }
+            self.ask(send);
         }
         let slot = self.commands.get_mut(at.command)?;
         let pending = slot.as_ref()?;

@@ -88,6 +88,29 @@ fn a_failure_is_told_when_nothing_is_outstanding_any_more() {
 }
 
 #[test]
+fn few_r2ts_serve_many_commands_one_after_another() {
+    let mut transfers = Transfers::new(500, 15, 4096);
+    let mut requests = VecDeque::new();
+    for cid in 0..500 {
+        let sqe = nvm::write(1, 0, 0).with_cid(cid);
+        transfers.begin(sqe, 8192, Some(BLOCK), &mut |r| requests.push_back(r)).expect("room");
+        assert!(requests.len() <= MAX_GRANTED);
+    }
+    let (mut done, mut most) = (Vec::new(), 0);
+    while let Some(Request { cid, ttag, offset, len }) = requests.pop_front() {
+        most = most.max(requests.len() + 1);
+        let header = Header { cccid: cid, ttag, datao: offset, datal: len, last: true };
+        let place = transfers.place(&header).expect("asked for");
+        transfers.take(place, &mut vec![0; len as usize], true, |_, _, _| Status::SUCCESS);
+        done.extend(transfers.advance(place, &mut |r| requests.push_back(r)));
+    }
+    assert_eq!(most, MAX_GRANTED);
+    let order: Vec<u16> = done.iter().map(|pending| pending.sqe.cid()).collect();
+    assert_eq!(order, (0..500).collect::<Vec<_>>(), "each in its turn");
+    assert!(!transfers.holds(499));
+}
+
+#[test]
 fn little_data_is_kept_until_it_is_complete() {
     let mut transfers = Transfers::new(1, 0, 4096);
     let mut request = None;
