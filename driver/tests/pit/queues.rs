@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use doorbell::Io;
 use doorbell::spec::admin::AdminOpcode;
-use doorbell::spec::register::offset;
+use doorbell::spec::command::Sqe;
+use doorbell::spec::register::{Cap, offset};
 use doorbell::spec::status::Status;
 use doorbell_subsystem::fault::{Commands, Rule};
 
@@ -149,5 +151,33 @@ fn a_creation_without_an_answer_resets_the_controller_before_its_memory_is_given
             assert_eq!(controller.queue(small(4)).is_ok(), automatic);
             bench.close(controller);
         }
+    }
+}
+
+#[test]
+fn raw_commands_are_guarded_in_the_pages_that_the_controller_has() {
+    for mpsmin in [0u8, 1, 3] {
+        let larger =
+            Rule::capabilities(Cap::new().with_mpsmin(0xf), Cap::new().with_mpsmin(mpsmin));
+        let bench = Bench::faulty([larger]);
+        let controller = bench.attach().expect("a controller");
+        let page = controller.limits().page_size;
+        assert_eq!(page, 4096 << mpsmin);
+        let mut queue = controller.queue(small(4)).expect("a queue");
+        // One that moves more than it was given would take the second of two pages for a list of addresses.
+        for len in [page + 512, 2 * page] {
+            let mut buffer = controller.buffer(len).expect("memory");
+            buffer.fill(0xff);
+            let raw = Io::raw(Sqe::new(0xc2).with_nsid(1), Some(buffer));
+            let error = queue.run(raw).expect_err("no such command");
+            assert!(error.status().is_some_and(|status| status.is(Status::INVALID_OPCODE)));
+            let buffer = error.into_buffer().expect("the buffer");
+            assert!(buffer[..page].iter().all(|&byte| byte == 0xff), "{len} bytes, {page} a page");
+            assert!(buffer[page..].iter().all(|&byte| byte == 0), "{len} bytes, {page} a page");
+        }
+        let both_ways = controller.buffer(2 * page).expect("memory");
+        assert!(queue.stage(Io::raw(Sqe::new(0xc3).with_nsid(1), Some(both_ways))).is_err());
+        drop(queue);
+        bench.close(controller);
     }
 }
