@@ -156,7 +156,8 @@ impl Target {
         }
         let published = association.open_queue(qid).map_err(|error| match error {
             OpenError::Identifier => in_command(connect_offset::QID),
-            OpenError::Taken => Status::COMMAND_SEQUENCE_ERROR.into(),
+            // It may be about to end: its connection can be closed, and another thread yet to hear of it.
+            OpenError::Taken => Refused { status: Status::COMMAND_SEQUENCE_ERROR, dw0: 0 },
         })?;
         Ok((association, published))
     }
