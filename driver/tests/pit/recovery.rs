@@ -241,6 +241,29 @@ fn pit_32_completions_after_the_controller_was_told_to_stop() {
 }
 
 #[test]
+fn pit_32_completions_while_the_queue_itself_has_the_controller_reset() {
+    let mut load = with(|recovery| (recovery.abort, recovery.recreate_queue) = (false, false));
+    load.bench.inject([
+        Rule::command(io()).lose().nth(1),
+        // After the lost one is overdue, and before the controller has stopped.
+        Rule::completion(io()).delay(Duration::from_millis(140)),
+        Rule::write(offset::CC).having(1, 0).delay(Duration::from_millis(60)).nth(1),
+    ]);
+    let tags = load.send(2);
+    load.settle();
+    assert_eq!(load.controller.recovery().resets, 1);
+    let (status, outcome) = load.ledger.of(tags[0]);
+    assert!(by_reset(status, outcome));
+    assert_eq!(
+        load.ledger.of(tags[1]),
+        (Status::SUCCESS, Outcome::Completed),
+        "RST-2: reaped once more"
+    );
+    load.resumes();
+    load.close();
+}
+
+#[test]
 fn pit_47_other_namespaces_after_a_reset() {
     let mut load = Load::new(4);
     load.bench.inject([Rule::identify_namespace(1, |page| page.nguid = [9; 16])]);
