@@ -15,7 +15,8 @@ use doorbell_spec::fabrics::connect::ConnectData;
 use doorbell_spec::fabrics::digest;
 use doorbell_spec::fabrics::header::{Framing, Rules, Side, Violation};
 use doorbell_spec::fabrics::pdu::{
-    CapsuleCommand, CommonHeader, Digests, H2CData, IcReq, IcResp, PduFlags, PduType, TermReq,
+    C2HData, CapsuleCommand, CommonHeader, Digests, H2CData, IcReq, IcResp, PduFlags, PduType,
+    TermReq,
 };
 use doorbell_spec::fabrics::sgl::Sgl;
 use doorbell_spec::status::Status;
@@ -53,6 +54,10 @@ pub(super) struct Connection {
     /// How this side frames.
     framing: Framing,
     maxh2cdata: u32,
+    /// Neither headers nor data have digests, and nothing needs padding.
+    plain: bool,
+    /// The header of a capsule without data.
+    capsule: CommonHeader,
     commands: Box<[Command]>,
     mask: u16,
     outbox: Outbox,
@@ -96,6 +101,8 @@ impl Connection {
             },
             framing: Framing::BARE,
             maxh2cdata: 4096,
+            plain: false,
+            capsule: CommonHeader::bare(PduType::CAPSULE_COMMAND),
             commands: (0..parameters.depth).map(|_| Command::IDLE).collect(),
             // With more than 32,768 commands all of the identifier is the slot's.
             mask: if slots == u16::MAX { slots } else { slots - 1 },
@@ -137,7 +144,10 @@ impl Connection {
             false => Sgl::transport(len),
         };
         let inline = if in_capsule { len } else { 0 };
-        let common = self.framing.header(PduType::CAPSULE_COMMAND, PduFlags::new(), inline);
+        let common = match inline {
+            0 => self.capsule,
+            _ => self.framing.header(PduType::CAPSULE_COMMAND, PduFlags::new(), inline),
+        };
         let begins = self.outbox.end();
         let capsule = CapsuleCommand { common, sqe: sqe.with_cid(cid).with_sgl(sgl) };
         let inline = if in_capsule { data } else { Piece::NONE };
@@ -334,6 +344,10 @@ impl Connection {
         self.framing = framing(response.cpda_z);
         self.rules.framing = framing(self.parameters.hpda_z);
         self.rules.initialized = true;
+        let digests = asked.header() || asked.data();
+        let header = size_of::<C2HData>() as u32;
+        self.plain = !digests && header.is_multiple_of(self.rules.framing.alignment);
+        self.capsule = self.framing.header(PduType::CAPSULE_COMMAND, PduFlags::new(), 0);
         self.maxh2cdata = response.maxh2cdata.get();
         Ok(())
     }

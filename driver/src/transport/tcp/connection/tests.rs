@@ -356,6 +356,15 @@ fn every_lie_of_the_target_is_told_from_the_truth() {
         pair.peer.outbox[16] = 4;
     };
     assert_eq!(said(length), Some((Fes::INVALID_HEADER_FIELD, offset::DATAL)));
+    let success = |pair: &mut Pair, read, _| {
+        pair.peer.data(read, 0, &[0; 512], PduFlags::new().with_success(true));
+    };
+    assert_eq!(said(success), Some((Fes::INVALID_HEADER_FIELD, offset::FLAGS)), "without LAST");
+    let offset_of_data = |pair: &mut Pair, read, _| {
+        pair.peer.data(read, 0, &[0; 512], LAST);
+        pair.peer.outbox[3] = 23;
+    };
+    assert_eq!(said(offset_of_data), Some((Fes::INVALID_HEADER_FIELD, offset::PDO)));
     let again = |pair: &mut Pair, _, _| pair.peer.initialize(Digests::new(), 0);
     assert_eq!(said(again), Some((Fes::SEQUENCE, 0)));
 
