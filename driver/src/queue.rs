@@ -245,6 +245,7 @@ impl<T: Transport> Queue<T> {
             self.operations.waiting() || !self.kept.is_empty() || self.failure.is_some();
     }
 
+    #[inline(always)]
     fn enter_one(
         &mut self,
         io: Io,
