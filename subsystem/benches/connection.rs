@@ -52,8 +52,9 @@ fn measure(spec: &str, write: bool, digests: bool, depth: u16, ms: u64) -> f64 {
         assert!(io.write(nvm::write(1, slba.into(), 0), &[1; 4096]).status().is_success());
     }
     let mut random = 1u32;
-    // Batches of bytes that are ready before the clock runs.
-    let batches: Vec<Vec<u8>> = (0..64)
+    // Batches of bytes that are ready before the clock runs: few, so that they stay in the processor's caches as what
+    // a socket has just delivered does.
+    let batches: Vec<Vec<u8>> = (0..(128 / depth).max(2))
         .map(|_| {
             let mut bytes = Vec::new();
             for cid in 0..depth {
