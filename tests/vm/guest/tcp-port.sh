@@ -48,9 +48,34 @@ port_lost() {
 
 check serve port_begin || exit
 host_battery port 127.0.0.1 4420 $ours doorbelltcp
+
+# connect-all: what discovery finds, whose order nobody knows.
+connect_all() {
+    nvme connect-all --transport=tcp --traddr=127.0.0.1 --trsvcid=4420 --hostnqn="$host_nqn" --hostid="$host_id" || return
+    wait_for 20 block_appears $ours && write_and_read "$(kernel_block $ours)" all && kernel_disconnect $ours
+}
+check connect-all connect_all
+check_fails no-such-subsystem "failed|could not" kernel_connect 127.0.0.1 4420 nqn.2026-01.org.example:nobody
+
 export CHECK_SECONDS=90
 check lost-kill port_lost KILL
 check lost-term port_lost TERM
+
+# A host that is reset again and again under load, and one that goes without a word.
+resets_under_load() {
+    kernel_connect 127.0.0.1 4420 $ours --nr-io-queues=2 || return
+    fio_verify "$(kernel_block $ours)" --bsrange=4k-16k --blockalign=4k --rate_iops=500 >/tmp/fio.out 2>&1 &
+    resets_fio=$!
+    for _ in 1 2 3 4; do
+        sleep 1
+        nvme reset "$(kernel_controller $ours)" && wait_for 20 state_is live $ours || return
+    done
+    wait $resets_fio
+    resets_status=$?
+    cat /tmp/fio.out
+    kernel_disconnect $ours && return $resets_status
+}
+check resets resets_under_load
 check stop port_end TERM
 
 # Our process outside the guest: packets instead of the loopback.
