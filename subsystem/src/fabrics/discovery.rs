@@ -93,7 +93,8 @@ fn entry(address: SocketAddr, subtype: SubsystemType, nqn: &str, portid: u16) ->
     entry.trtype = TransportType::TCP;
     entry.adrfam = if address.is_ipv4() { AddressFamily::IPV4 } else { AddressFamily::IPV6 };
     entry.subtype = subtype;
-    let treq = Treq::new().with_tsc(Treq::SECURE_NOT_REQUIRED).with_no_flow_control(true);
+    // TSC stays 0, not specified, as of Linux's target: libnvme 1.3 takes "not required" for a wish for TLS.
+    let treq = Treq::new().with_no_flow_control(true);
     entry.treq = treq.into_bits();
     entry.portid.set(portid);
     entry.cntlid.set(CNTLID_DYNAMIC);
