@@ -118,10 +118,10 @@ impl DoorbellPage {
         self.file.as_ref().map(AsFd::as_fd)
     }
 
-    /// The dword `index`; zero where there is none.
+    /// The dword `index`; zero where there is none. What the host stored before it is seen by whoever sees it.
     #[inline]
     pub fn load(&self, index: usize) -> u32 {
-        self.dwords().get(index).map_or(0, |dword| dword.load(Ordering::Relaxed))
+        self.dwords().get(index).map_or(0, |dword| dword.load(Ordering::Acquire))
     }
 
     /// Stores the dword `index`, as a host does; nothing happens where there is none.

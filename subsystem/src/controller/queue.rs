@@ -106,8 +106,7 @@ impl SubmissionQueue {
             if value >= self.size {
                 return self.doorbell.refuse(value);
             }
-            // The entries up to the tail were stored before it.
-            fence(Ordering::Acquire);
+            // The entries up to the tail were stored before it (both kinds of doorbell are loaded to acquire).
             self.tail = value;
             self.doorbell.refused = None;
             self.parked = false;
@@ -219,7 +218,6 @@ impl CompletionQueue {
             return self.doorbell.refuse(value);
         }
         // The host has read the entries that are overwritten now.
-        fence(Ordering::Acquire);
         self.head = value;
         self.doorbell.refused = None;
         Ok(())
