@@ -11,8 +11,8 @@ use std::time::Duration;
 use rustix::io::{Errno, ioctl_fionbio, readv};
 use rustix::net::sockopt::{Timeout, set_socket_linger, set_socket_timeout, set_tcp_nodelay};
 use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags, SocketType, connect,
-    connect_unspec, sendmsg, shutdown, socket_with,
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags, SocketType,
+    connect, connect_unspec, recv, sendmsg, shutdown, socket_with,
 };
 
 use super::error::{LinkError, TcpError};
@@ -98,7 +98,7 @@ impl Socket {
     #[inline]
     pub(super) fn receive(&self, first: &mut [u8], second: &mut [u8]) -> Result<usize, LinkError> {
         let result = match first.is_empty() {
-            true => rustix::io::read(&self.fd, second),
+            true => recv(&self.fd, second, RecvFlags::empty()).map(|(count, _)| count),
             false => readv(&self.fd, &mut [IoSliceMut::new(first), IoSliceMut::new(second)]),
         };
         match result {
