@@ -14,7 +14,8 @@ use std::time::Instant;
 
 use doorbell::clock::Clock;
 use doorbell::device::embedded::{Embedded, SteppedClock};
-use doorbell::{Address, Buffer, Config, Controller, Done, Namespace, Queue, QueueConfig};
+use doorbell::transport::pcie::Pcie;
+use doorbell::{Address, Buffer, Config, Controller, Done, Namespace, QueueConfig};
 
 /// How a case submits.
 #[derive(Clone, Copy)]
@@ -59,6 +60,8 @@ const CASES: [Case; 5] = [
 
 const DEPTH: u16 = 1024;
 
+type Queue = doorbell::Queue<Pcie>;
+
 struct Rig {
     clock: Arc<SteppedClock>,
     namespace: Namespace,
@@ -77,7 +80,7 @@ impl Rig {
         let controller = Controller::attach_device(device, Config::default(), shared).unwrap();
         let depth = if case.queues > 1 { 128 } else { DEPTH };
         let queues = (0..case.queues)
-            .map(|_| controller.queue(QueueConfig::with_depth(depth)).unwrap())
+            .map(|_| controller.pcie_queue(QueueConfig::with_depth(depth)).unwrap())
             .collect();
         let buffers = (0..case.batch).map(|_| controller.buffer(case.block).unwrap()).collect();
         Self { clock, namespace: controller.namespace(1).unwrap(), queues, buffers }

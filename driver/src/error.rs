@@ -97,6 +97,12 @@ pub enum QueueError {
     /// No memory, or no doorbell.
     #[error(transparent)]
     Rings(#[from] PcieError),
+    /// The controller is reached over a network.
+    #[error("{address}: the controller has no rings; open the queue with `Controller::queue`")]
+    NoRings {
+        /// Address as the user gave it.
+        address: String,
+    },
     /// No connection.
     #[error(transparent)]
     Tcp(#[from] TcpError),

@@ -243,6 +243,9 @@ impl<T: Transport> Queue<T> {
     fn attend(&mut self) {
         self.attention =
             self.operations.waiting() || !self.kept.is_empty() || self.failure.is_some();
+        if self.attention {
+            self.watch.hurry();
+        }
     }
 
     #[inline(always)]
@@ -347,8 +350,9 @@ impl<T: Transport> Queue<T> {
         let Completion { cid, status, result, outcome } = match self.transport.next() {
             Ok(Some(completion)) => completion,
             Ok(None) => {
+                // What asks for attention makes the round its last.
                 self.watch.rounds -= 1;
-                if self.attention || self.watch.rounds == 0 {
+                if self.watch.rounds == 0 {
                     self.attend_to_operations();
                 }
                 return false;
@@ -383,7 +387,7 @@ impl<T: Transport> Queue<T> {
     #[cold]
     #[inline(never)]
     fn attend_to_operations(&mut self) {
-        if self.watch.rounds == 0 {
+        if self.watch.is_due() {
             self.look();
         }
         self.pump();

@@ -26,8 +26,10 @@ struct Seen {
 
 /// How far a queue has looked.
 pub(super) struct Watch {
-    /// Rounds until the next look.
+    /// Rounds until the queue is attended to: until the next look, or one.
     pub(super) rounds: u32,
+    /// Rounds until the next look, beyond those.
+    later: u32,
     /// Commands in flight longer than this are overdue.
     pub(super) timeout: Duration,
     next_sweep: Duration,
@@ -45,6 +47,7 @@ impl Watch {
     pub(super) fn new(timeout: Duration) -> Self {
         Self {
             rounds: LOOK_EVERY,
+            later: 0,
             timeout,
             next_sweep: Duration::ZERO,
             seen: Box::default(),
@@ -52,6 +55,20 @@ impl Watch {
             stuck: false,
             lost: false,
         }
+    }
+
+    /// The queue is to be attended to at the end of this round. One countdown for both spares a test in each.
+    pub(super) fn hurry(&mut self) {
+        self.later += self.rounds.saturating_sub(1);
+        self.rounds = 1;
+    }
+
+    /// Whether it is time for a look; if not, but no rounds are left, the queue goes on with those put off.
+    pub(super) fn is_due(&mut self) -> bool {
+        if self.rounds == 0 {
+            self.rounds = std::mem::take(&mut self.later);
+        }
+        self.rounds == 0
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -64,7 +81,7 @@ impl<T: Transport> Queue<T> {
     #[cold]
     #[inline(never)]
     pub(super) fn look(&mut self) {
-        self.watch.rounds = LOOK_EVERY;
+        (self.watch.rounds, self.watch.later) = (LOOK_EVERY, 0);
         let mut trouble = match self.failure {
             Some(Violation::Ended) => return,
             Some(_) => Trouble::Violated,

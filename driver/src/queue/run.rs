@@ -112,6 +112,6 @@ impl<T: Transport> Queue<T> {
 
     pub(super) fn keep(&mut self, ticket: Ticket, done: Done) {
         self.kept.push_back((ticket, done));
-        self.attention = true;
+        self.attend();
     }
 }
