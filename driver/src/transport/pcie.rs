@@ -74,6 +74,7 @@ pub struct Pcie {
     page: u64,
     qid: u16,
     depth: u16,
+    /// Without the rounds that found nothing among the rounds; see `end_round`.
     usage: Usage,
     lists: Lists,
     /// A page of its own for the list of one raw command, zero past its entries; see `describe_guarded`.
@@ -219,8 +220,9 @@ impl Pcie {
     /// Nothing more has arrived: the device is told, if it has to know, what was taken.
     #[inline(always)]
     fn end_round(&mut self) -> Result<Option<Completion>, Violation> {
-        self.usage.polls += 1;
         if self.completions.end_round() {
+            // Those that found nothing are added when somebody asks.
+            self.usage.polls += 1;
             self.usage.doorbells += u64::from(self.completions.announce());
         } else {
             self.usage.empty_polls += 1;
@@ -314,7 +316,8 @@ impl Transport for Pcie {
     fn usage(&self) -> Usage {
         let rings = self.submission.bytes() + self.completions.bytes();
         let bytes = rings + self.lists.bytes() + self.guard.bytes();
-        Usage { bytes, ..self.usage }
+        let polls = self.usage.polls + self.usage.empty_polls;
+        Usage { bytes, polls, ..self.usage }
     }
 
     fn close(&mut self) -> Result<(), CloseError> {
