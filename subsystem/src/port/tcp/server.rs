@@ -27,6 +27,8 @@ const TICK: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_micros(100);
 /// Connections polled without asking the kernel.
 const HOT: usize = 8;
+/// Rounds without traffic after which one of them is left to the kernel, while others have some.
+const QUIET: u32 = 256;
 /// Rounds over those between two questions to the kernel about all others.
 const ASK_EVERY: u32 = 16;
 /// Steps of one connection in one round.
@@ -191,6 +193,8 @@ struct Slot {
     /// The host has been told why it ends; what it still sends is dropped, until this time.
     linger: Option<Duration>,
     hot: bool,
+    /// Rounds since it had traffic.
+    quiet: u32,
 }
 
 /// What became of a socket.
@@ -248,7 +252,13 @@ impl Worker {
             for at in &hot {
                 busy |= self.serve(*at, now) == Served::Busy;
             }
-            hot.retain(|at| self.slots.get(*at).is_some_and(Option::is_some));
+            hot.retain(|at| match self.slots.get_mut(*at) {
+                Some(Some(slot)) => {
+                    slot.hot = !busy || slot.quiet < QUIET;
+                    slot.hot
+                }
+                _ => false,
+            });
             self.hot = hot;
             if busy {
                 active_at = now;
@@ -341,7 +351,7 @@ impl Worker {
         let at = self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len());
         let interest = EventFlags::IN;
         epoll::add(&self.epoll, &socket, EventData::new_u64(at as u64), interest).ok()?;
-        let slot = Slot { socket, peer, connection, interest, linger: None, hot: false };
+        let slot = Slot { socket, peer, connection, interest, linger: None, hot: false, quiet: 0 };
         match self.slots.get_mut(at) {
             Some(free) => *free = Some(slot),
             None => self.slots.push(Some(slot)),
@@ -358,6 +368,7 @@ impl Worker {
         if served == Served::Gone {
             self.close(at);
         } else if let Some(slot) = slot {
+            slot.quiet = if served == Served::Busy { 0 } else { slot.quiet.saturating_add(1) };
             slot.watch(&self.epoll, at);
         }
         served
