@@ -248,7 +248,6 @@ impl<T: Transport> Queue<T> {
         }
     }
 
-    #[inline(always)]
     fn enter_one(
         &mut self,
         io: Io,
