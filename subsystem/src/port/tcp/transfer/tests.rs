@@ -48,7 +48,9 @@ fn write_all(len: u32, piece: usize, maxr2t_z: u32, newest_first: bool) -> Vec<u
 
 #[test]
 fn blocks_come_together_from_any_pieces() {
-    for piece in [1, 3, 511, 512, 513, 4096, 100_000] {
+    // Under Miri a byte at a time takes minutes.
+    let smallest = if cfg!(miri) { 511 } else { 1 };
+    for piece in [1, 3, 511, 512, 513, 4096, 100_000].into_iter().filter(|at| *at >= smallest) {
         for (len, maxr2t_z) in [(512, 0), (4096, 0), (8192 + 512, 0), (8192 + 512, 1), (20_480, 9)]
         {
             for newest_first in [false, true] {
@@ -91,7 +93,8 @@ fn a_failure_is_told_when_nothing_is_outstanding_any_more() {
 fn few_r2ts_serve_many_commands_one_after_another() {
     let mut transfers = Transfers::new(500, 15, 4096);
     let mut requests = VecDeque::new();
-    for cid in 0..500 {
+    let commands = if cfg!(miri) { 70 } else { 500 };
+    for cid in 0..commands {
         let sqe = nvm::write(1, 0, 0).with_cid(cid);
         transfers.begin(sqe, 8192, Some(BLOCK), &mut |r| requests.push_back(r)).expect("room");
         assert!(requests.len() <= MAX_GRANTED);
@@ -106,7 +109,7 @@ fn few_r2ts_serve_many_commands_one_after_another() {
     }
     assert_eq!(most, MAX_GRANTED);
     let order: Vec<u16> = done.iter().map(|pending| pending.sqe.cid()).collect();
-    assert_eq!(order, (0..500).collect::<Vec<_>>(), "each in its turn");
+    assert_eq!(order, (0..commands).collect::<Vec<_>>(), "each in its turn");
     assert!(!transfers.holds(499));
 }
 
