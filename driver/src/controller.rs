@@ -190,7 +190,8 @@ impl Controller {
             asq: (rings.sq_iova(), layout.sq_size),
             acq: (rings.cq_iova(), layout.cq_size),
         };
-        let mut admin = Queue::new(Any::Pcie(rings), clock.clone(), config.admin_timeout);
+        let mut admin =
+            Queue::new(Any::Pcie(rings), Some(&memory), clock.clone(), config.admin_timeout);
         if let Err(error) = registers.enable(&capabilities, Some(admin_rings)) {
             // The controller has seen the admin rings: they go only when it is disabled for certain.
             if registers.disable(&capabilities).is_err() {
@@ -287,7 +288,12 @@ impl Controller {
         let transport = open(qid, max_transfer).inspect_err(|_| {
             lock(&inner.queue_ids).insert(qid);
         })?;
-        let mut queue = Queue::new(transport, inner.clock.clone(), config.timeout);
+        let memory = match inner.link {
+            Link::Device { .. } => Some(&inner.memory),
+            // Goes by where the bytes are in this process.
+            Link::Tcp(_) => None,
+        };
+        let mut queue = Queue::new(transport, memory, inner.clock.clone(), config.timeout);
         queue.retry(config.retries.clone(), admin::retry_delays(&inner.identity));
         Ok(queue)
     }

@@ -28,6 +28,7 @@ pub use self::retry::Retries;
 pub use self::shared::{Pending, SharedQueue};
 use self::slots::{Holder, Slots, Taken};
 use crate::clock::Clock;
+use crate::memory::{Buffer, DmaMemory};
 use crate::transport::pcie::prp;
 use crate::transport::{Any, Completion, Data, Handling, Transport, Violation};
 
@@ -79,6 +80,9 @@ pub struct Queue<T: Transport = Any> {
     transport: T,
     slots: Slots,
     max_transfer: usize,
+    /// Where the memory lies whose I/O addresses mean anything to the device, which the transport keeps alive; 0 if the
+    /// transport goes by none. Only ever compared.
+    home: usize,
     /// Something other than completions asks for the poller: completions kept back, operations waiting, a failure.
     attention: bool,
     operations: Operations,
@@ -103,12 +107,19 @@ impl<T: Transport> Queue<T> {
     /// Operations of several commands that can be under way at once.
     const OPERATIONS: u16 = 64;
 
-    pub(crate) fn new(transport: T, clock: Arc<dyn Clock>, timeout: Duration) -> Self {
+    /// A queue over `transport`, which takes buffers of `memory` only, unless it goes by no I/O address.
+    pub(crate) fn new(
+        transport: T,
+        memory: Option<&Arc<DmaMemory>>,
+        clock: Arc<dyn Clock>,
+        timeout: Duration,
+    ) -> Self {
         let limits = transport.limits();
         let operations = limits.depth.min(Self::OPERATIONS);
         Self {
             slots: Slots::new(limits.depth),
             max_transfer: limits.max_transfer,
+            home: memory.map_or(0, |memory| Arc::as_ptr(memory).addr()),
             attention: false,
             operations: Operations::new(operations, limits.max_transfer),
             kept: VecDeque::new(),
@@ -150,6 +161,9 @@ impl<T: Transport> Queue<T> {
                 break 'slow;
             }
             let Some(memory) = &buffer else { break 'slow };
+            if Arc::as_ptr(memory.memory()).addr() != self.home {
+                break 'slow;
+            }
             let data = Data::of(memory);
             // No data at all wraps, and is too long.
             if data.len.wrapping_sub(1) >= self.max_transfer {
@@ -187,6 +201,11 @@ impl<T: Transport> Queue<T> {
     fn enter_slowly(&mut self, mut io: Io) -> Result<Ticket, Rejected> {
         if self.failure.is_some() {
             return Err(self.full(io));
+        }
+        // The device would take the I/O address for one of its own.
+        let foreign = |buffer: &Buffer| Arc::as_ptr(buffer.memory()).addr() != self.home;
+        if self.home != 0 && io.buffer.as_ref().is_some_and(foreign) {
+            return Err(Rejected { reason: Reason::Foreign, io });
         }
         let len = io.buffer.as_ref().map_or(0, |buffer| buffer.len());
         let reason = match io.kind {

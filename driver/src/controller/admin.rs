@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use doorbell_spec::admin::{self as commands, AdminOpcode, LogRequest};
 use doorbell_spec::command::{NSID_ALL, Sqe};
+use doorbell_spec::fabrics::command::Fctype;
 use doorbell_spec::feature::{Fid, HostBehavior, Select};
 use doorbell_spec::identify::{
     Cns, Csi, IdentifyController, IdentifyNamespace, NamespaceDescriptorList, NamespaceList,
@@ -151,7 +152,8 @@ impl Controller {
     ///
     /// The data are all of `buffer`, which comes back with the completion or with the error. Commands that would
     /// change what the driver's memory safety rests on (queue creation and deletion, Doorbell Buffer Config, the Host
-    /// Memory Buffer) are refused, and so is Asynchronous Event Request, which does not end.
+    /// Memory Buffer) are refused, and so are Asynchronous Event Request, which does not end, and those that make or end
+    /// an association across a network or write its properties.
     ///
     /// # Errors
     /// [`CommandError`].
@@ -315,6 +317,12 @@ impl Controller {
 /// What of `command` is the driver's own business, if anything.
 fn reserved(command: &Sqe) -> Option<&'static str> {
     match AdminOpcode(command.opcode()) {
+        AdminOpcode::FABRICS => match command.fctype() {
+            Fctype::PROPERTY_SET => Some("Property Set"),
+            Fctype::CONNECT => Some("Connect"),
+            Fctype::DISCONNECT => Some("Disconnect"),
+            _ => None,
+        },
         AdminOpcode::DELETE_IO_SQ | AdminOpcode::CREATE_IO_SQ => {
             Some("submission queue management")
         }

@@ -285,6 +285,11 @@ pub enum Reason {
     /// The queue has failed and takes no more commands; drop it and create another.
     #[error("the queue has failed ({0}); drop it and create another")]
     Failed(Violation),
+    /// The buffer was allocated or registered with another controller.
+    #[error(
+        "the buffer belongs to another controller, and this one cannot reach it; use this controller's memory"
+    )]
+    Foreign,
     /// The owner of the queue has dropped it, and its mailbox with it.
     #[error("nobody serves the queue behind this mailbox any more; create another")]
     Closed,

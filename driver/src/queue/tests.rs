@@ -107,8 +107,9 @@ fn bench(depth: u16, max_transfer: usize) -> Bench {
         device: device.clone(),
         limits: Limits { depth, max_transfer, page: 4096, direct: true },
     };
-    let queue = Queue::new(transport, Arc::new(Virtual::default()), Duration::from_secs(1));
-    Bench { queue, device, memory: memory() }
+    let (memory, clock) = (memory(), Arc::new(Virtual::default()));
+    let queue = Queue::new(transport, Some(&memory), clock, Duration::from_secs(1));
+    Bench { queue, device, memory }
 }
 
 impl Bench {
@@ -253,7 +254,7 @@ fn raw_commands_cannot_name_other_memory() {
     };
     refuse(Sqe { mptr: 4096, ..Sqe::new(2) }, None);
     refuse(Sqe::new(1).with_fuse(1), None);
-    let two_pages = memory().allocate(8192).unwrap();
+    let two_pages = bench.memory.allocate(8192).unwrap();
     refuse(Sqe::new(0xc3), Some(two_pages));
     // A list in place of the second page would be all zeros.
     let mut buffer = bench.buffer(16);
@@ -429,4 +430,25 @@ fn futures_dropped_at_any_moment_neither_lose_nor_free_what_is_in_flight() {
     assert_eq!(resolved + dropped.get(), total);
     assert_eq!(memory.stats().in_use, 0, "every buffer is back in its pool");
     assert!(shared.into_inner().is_ok());
+}
+
+#[test]
+fn a_buffer_of_another_controller_is_given_back() {
+    let mut bench = bench(4, 64 << 10);
+    let other = memory();
+    let extent = Extent { blocks: 0, block_shift: 9, boundary: 0, max_blocks: 1 << 16 };
+    let foreign = || other.allocate(BLOCK).unwrap();
+    let data = Io::data(nvm::read(1, 0, 0), foreign(), extent);
+    let raw = Io::raw(nvm::read(1, 0, 0), Some(foreign()));
+    for io in [data, raw] {
+        let rejected = bench.queue.stage(io).unwrap_err();
+        assert_eq!(rejected.reason, Reason::Foreign);
+        assert!(rejected.io.into_buffer().is_some());
+    }
+    // Longer than one command carries: none of its parts is sent either.
+    let long = Io::data(nvm::read(1, 0, 0), other.allocate(128 << 10).unwrap(), extent);
+    assert_eq!(bench.queue.stage(long).unwrap_err().reason, Reason::Foreign);
+    let own = bench.read(0, 1, 0, 7);
+    bench.queue.stage(own).unwrap();
+    assert_eq!(bench.device.borrow().staged.len(), 1);
 }
