@@ -1,6 +1,6 @@
 //! The host over TCP against a target in this process: data, refusals, losses and the way back, discovery.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 use doorbell::clock::{Clock, SystemClock};
 use doorbell::discovery::{Watch, discover};
 use doorbell::queue::Queue;
+use doorbell::spec::admin::identify;
+use doorbell::spec::identify::{Cns, Csi};
 use doorbell::transport::tcp::TcpError;
 use doorbell::{
-    Address, AttachError, CommandError, Config, Controller, Event, Outcome, QueueConfig,
+    Address, AttachError, CommandError, Config, Controller, Event, Outcome, QueueConfig, Reason,
 };
 use doorbell_subsystem::fabrics::{Limits, Referral, Target};
 use doorbell_subsystem::port::tcp::Server;
@@ -137,7 +139,7 @@ fn data_of_every_size_with_every_digest_arrive() {
 }
 
 #[test]
-fn a_buffer_of_one_controller_serves_another() {
+fn a_buffer_of_a_drive_serves_a_target_and_never_the_reverse() {
     within(LONGEST, || {
         let served = Served::new(NQN);
         let (local, remote) = (attach("embedded:size=16MiB"), attach(&served.address("")));
@@ -150,6 +152,36 @@ fn a_buffer_of_one_controller_serves_another() {
         buffer.fill(0);
         let done = queue.run(namespace.read(0, buffer)).expect("reads");
         assert!(done.buffer.expect("comes back").iter().all(|&byte| byte == 0x5a));
+
+        // A drive would take the address for one of its own.
+        let mut queue = local.queue(QueueConfig::default()).expect("a queue");
+        let namespace = local.namespace(1).expect("a namespace");
+        let foreign = remote.buffer(4096).expect("memory");
+        let rejected = queue.stage(namespace.read(0, foreign)).unwrap_err();
+        assert_eq!(rejected.reason, Reason::Foreign);
+        let foreign = rejected.io.into_buffer();
+        let error = local.admin(identify(Cns::CONTROLLER, 0, 0, Csi::NVM), foreign).unwrap_err();
+        assert!(matches!(error, CommandError::Rejected(_)), "{error}");
+    });
+}
+
+#[test]
+fn a_target_is_found_by_name_and_by_ipv6() {
+    within(LONGEST, || {
+        let served = Served::new(NQN);
+        let name = format!("tcp://localhost:{}/{NQN}", served.address.port());
+        assert_eq!(attach(&name).nqn(), NQN);
+        if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_err() {
+            println!("this machine has no IPv6");
+            return;
+        }
+        let served = Served::start(Served::target(NQN, 8), (Ipv6Addr::LOCALHOST, 0).into());
+        let controller = attach(&served.address(""));
+        assert!(controller.address().starts_with("tcp://[::1]:"), "{}", controller.address());
+        let namespace = controller.namespace(1).expect("a namespace");
+        let mut queue = controller.queue(QueueConfig::default()).expect("a queue");
+        let buffer = controller.buffer(4096).expect("memory");
+        queue.run(namespace.read(0, buffer)).expect("reads");
     });
 }
 
