@@ -16,8 +16,13 @@ const PORT: u16 = 4420;
 /// Options of the port over TCP.
 #[derive(Debug, Args)]
 pub(crate) struct TcpArgs {
-    /// Serve hosts over NVMe/TCP at ADDR, as 127.0.0.1, 0.0.0.0:4420 or [::1]:4420 (may be repeated)
-    #[arg(long, value_name = "ADDR", value_parser = address)]
+    // No documentation comment: brackets would be a link there.
+    #[arg(
+        long,
+        value_name = "ADDR",
+        value_parser = address,
+        help = "Serve hosts over NVMe/TCP at ADDR, as 127.0.0.1, 0.0.0.0:4420 or [::1]:4420 (may be repeated)"
+    )]
     pub(crate) tcp: Vec<SocketAddr>,
 
     /// Threads that serve TCP

@@ -186,8 +186,9 @@ fn buffer(len: usize, seed: u8) -> Buffer {
     buffer
 }
 
-fn every_digest() -> [Digests; 4] {
-    [0, 1, 2, 3].map(Digests::from_bits)
+fn every_digest() -> Vec<Digests> {
+    let bits: &[u8] = if cfg!(miri) { &[0, 3] } else { &[0, 1, 2, 3] };
+    bits.iter().copied().map(Digests::from_bits).collect()
 }
 
 const LAST: PduFlags = PduFlags::new().with_last(true);
@@ -197,7 +198,7 @@ const SUCCESS: PduFlags = PduFlags::new().with_last(true).with_success(true);
 fn reads_arrive_whole_however_the_bytes_are_split() {
     for digests in every_digest() {
         for (step, hpda_z) in [(1, 0), (3, 0), (24, 7), (100, 31), (4096, 0), (1 << 20, 3)] {
-            if cfg!(miri) && step < 4096 {
+            if cfg!(miri) && step != 4096 {
                 continue;
             }
             let mut pair = pair(digests, 0, hpda_z, step);
@@ -227,7 +228,7 @@ fn reads_arrive_whole_however_the_bytes_are_split() {
 fn writes_leave_whole_in_capsule_and_by_request() {
     for digests in every_digest() {
         for (step, cpda_z) in [(1, 0), (7, 1), (4096, 31), (1 << 20, 0)] {
-            if cfg!(miri) && step < 4096 {
+            if cfg!(miri) && step != 4096 {
                 continue;
             }
             let mut pair = pair(digests, cpda_z, 0, step);
