@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use doorbell::clock::SystemClock;
 use doorbell::device::embedded::Embedded;
-use doorbell::{CommandError, Config, Controller, Outcome, Queue, QueueConfig, Retries};
+use doorbell::{CommandError, Config, Controller, Namespace, Outcome, Queue, QueueConfig, Retries};
 use doorbell_spec::register::offset;
 use doorbell_subsystem::fault::{Commands, Plan, Rule};
 use doorbell_subsystem::{
@@ -27,9 +27,14 @@ fn queue(controller: &Controller) -> Queue {
 
 /// Writes and reads back blocks of its own until told to stop. What a reset ended is written again: whether it had been
 /// carried out nobody knows. What was acknowledged is there.
-fn work(controller: &Controller, first: u64, stop: &AtomicBool, done: &AtomicU64) -> u64 {
-    let namespace = controller.namespace(1).expect("a namespace");
-    let mut queue = queue(controller);
+fn work(
+    controller: &Controller,
+    namespace: Namespace,
+    mut queue: Queue,
+    first: u64,
+    stop: &AtomicBool,
+    done: &AtomicU64,
+) -> u64 {
     let (mut round, mut lost) = (0u64, 0);
     while !stop.load(Ordering::Relaxed) {
         let lba = first + round % BLOCKS;
@@ -72,7 +77,10 @@ fn resets_under_load(door: Door) {
         let workers: Vec<_> = (0..2)
             .map(|worker| {
                 let (controller, stop, done) = (&controller, &stop, &done);
-                scope.spawn(move || work(controller, worker * BLOCKS, stop, done))
+                // Before the first reset: a controller that is being reset has none to give.
+                let namespace = controller.namespace(1).expect("a namespace");
+                let queue = queue(controller);
+                scope.spawn(move || work(controller, namespace, queue, worker * BLOCKS, stop, done))
             })
             .collect();
         let mut before = 0;

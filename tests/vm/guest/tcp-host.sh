@@ -81,7 +81,7 @@ target_restarts() {
     wait $restarting
     cat /tmp/perf.out
     grep -q "every byte as written" /tmp/perf.out && ! grep ' x .* (.*/.*)' /tmp/perf.out | grep -v 'Host Pathing Error (3/70)' &&
-        [ "$(sed -n 's/^ERRORS: \([0-9]*\) I.*/\1/p' /tmp/perf.out)" -le 64 ]
+        errors=$(sed -n 's/^ERRORS: \([0-9]*\) I.*/\1/p' /tmp/perf.out) && [ "${errors:-0}" -le 64 ]
 }
 export CHECK_SECONDS=90
 check target-restarts target_restarts ,kato=1s
