@@ -191,7 +191,7 @@ impl Controller {
             acq: (rings.cq_iova(), layout.cq_size),
         };
         let mut admin =
-            Queue::new(Any::Pcie(rings), Some(&memory), clock.clone(), config.admin_timeout);
+            Queue::new(Any::Pcie(rings), memory.home(), clock.clone(), config.admin_timeout);
         if let Err(error) = registers.enable(&capabilities, Some(admin_rings)) {
             // The controller has seen the admin rings: they go only when it is disabled for certain.
             if registers.disable(&capabilities).is_err() {
@@ -269,6 +269,14 @@ impl Controller {
         })
     }
 
+    /// The memory whose buffers alone the controller can reach; 0 over a network, where any will do.
+    pub(crate) fn home(&self) -> usize {
+        match self.inner.link {
+            Link::Device { .. } => self.inner.memory.home(),
+            Link::Tcp(_) => 0,
+        }
+    }
+
     /// A queue over what `open` makes of an identifier and the most bytes of a command.
     fn open_queue<T: Transport>(
         &self,
@@ -288,12 +296,7 @@ impl Controller {
         let transport = open(qid, max_transfer).inspect_err(|_| {
             lock(&inner.queue_ids).insert(qid);
         })?;
-        let memory = match inner.link {
-            Link::Device { .. } => Some(&inner.memory),
-            // Goes by where the bytes are in this process.
-            Link::Tcp(_) => None,
-        };
-        let mut queue = Queue::new(transport, memory, inner.clock.clone(), config.timeout);
+        let mut queue = Queue::new(transport, self.home(), inner.clock.clone(), config.timeout);
         queue.retry(config.retries.clone(), admin::retry_delays(&inner.identity));
         Ok(queue)
     }

@@ -95,6 +95,12 @@ impl DmaMemory {
         }))
     }
 
+    /// Tells this memory from that of other controllers while it is alive; never 0. I/O addresses mean something only
+    /// to the device that they are mapped for.
+    pub(crate) fn home(self: &Arc<Self>) -> usize {
+        Arc::as_ptr(self).addr()
+    }
+
     /// A buffer of `len` bytes that begins at a multiple of [`DmaMemory::page_size`].
     ///
     /// # Errors

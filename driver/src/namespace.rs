@@ -55,6 +55,9 @@ pub struct Namespace {
     /// Blocks of a command that moves no data.
     max_blocks: u32,
     blocks: u64,
+    /// As of the controller: a queue takes its own buffers only, so a buffer of the controller's makes sure that a command
+    /// of this format goes to no other one, which might move more data for it.
+    home: usize,
     identify: Box<IdentifyNamespace>,
     controller: Controller,
 }
@@ -111,6 +114,7 @@ impl Namespace {
             boundary,
             max_blocks: max_blocks.clamp(1, MAX_BLOCKS),
             blocks: identify.nsze.get(),
+            home: controller.home(),
             identify,
             controller,
         })
@@ -219,7 +223,9 @@ impl Namespace {
             boundary: self.boundary,
             max_blocks: MAX_BLOCKS,
         };
-        Io::data(command, buffer, extent)
+        let foreign = buffer.home() != self.home && self.home != 0;
+        let io = Io::data(command, buffer, extent);
+        if foreign { io.refuse(Invalid::Elsewhere) } else { io }
     }
 
     fn without_data(&self, command: Sqe, blocks: u64) -> Io {

@@ -4,6 +4,7 @@
 //! belongs to its slot from [`Queue::stage`] to its completion; nothing the caller drops frees memory that the device
 //! may still reach.
 
+mod counters;
 mod io;
 mod mailbox;
 mod operations;
@@ -19,6 +20,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::counters::Counters;
 pub use self::io::{Done, Invalid, Io, Reason, Rejected};
 pub(crate) use self::io::{Extent, Kind};
 pub use self::mailbox::{Mailbox, Reply, Sender, Served};
@@ -28,35 +30,9 @@ pub use self::retry::Retries;
 pub use self::shared::{Pending, SharedQueue};
 use self::slots::{Holder, Slots, Taken};
 use crate::clock::Clock;
-use crate::memory::{Buffer, DmaMemory};
+use crate::memory::Buffer;
 use crate::transport::pcie::prp;
 use crate::transport::{Any, Completion, Data, Handling, Transport, Violation};
-
-/// What a queue has done so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Counters {
-    /// Commands sent to the device; a divided operation counts each of its parts.
-    pub commands: u64,
-    /// Commands that have completed.
-    pub completions: u64,
-    /// Times that everything that had arrived was taken: about one a call of [`Queue::poll`].
-    pub polls: u64,
-    /// Those with nothing taken since the time before.
-    pub empty_polls: u64,
-    /// Doorbells written, of both kinds.
-    pub doorbells: u64,
-    /// Operations that took more than one command.
-    pub divided: u64,
-    /// Completions for commands that had completed before, or of an older generation; dropped.
-    pub strays: u64,
-    /// Completions that broke the rules; the queue failed, or its controller was reset.
-    pub violations: u64,
-    /// Times that every command in flight was ended, because the queue or its controller was reset.
-    pub lost: u64,
-    /// Commands that a blocking call sent again.
-    pub retried: u64,
-}
 
 /// In the tag of a part of an operation: the operation's index, above the blocks that came before the part.
 const PART_SHIFT: u32 = 48;
@@ -80,8 +56,7 @@ pub struct Queue<T: Transport = Any> {
     transport: T,
     slots: Slots,
     max_transfer: usize,
-    /// Where the memory lies whose I/O addresses mean anything to the device, which the transport keeps alive; 0 if the
-    /// transport goes by none. Only ever compared.
+    /// The memory whose I/O addresses mean anything to the device, which the transport keeps alive; 0 if it goes by none.
     home: usize,
     /// Something other than completions asks for the poller: completions kept back, operations waiting, a failure.
     attention: bool,
@@ -107,19 +82,14 @@ impl<T: Transport> Queue<T> {
     /// Operations of several commands that can be under way at once.
     const OPERATIONS: u16 = 64;
 
-    /// A queue over `transport`, which takes buffers of `memory` only, unless it goes by no I/O address.
-    pub(crate) fn new(
-        transport: T,
-        memory: Option<&Arc<DmaMemory>>,
-        clock: Arc<dyn Clock>,
-        timeout: Duration,
-    ) -> Self {
+    /// A queue over `transport`, which takes buffers of the memory `home` only; of any, if that is 0.
+    pub(crate) fn new(transport: T, home: usize, clock: Arc<dyn Clock>, timeout: Duration) -> Self {
         let limits = transport.limits();
         let operations = limits.depth.min(Self::OPERATIONS);
         Self {
             slots: Slots::new(limits.depth),
             max_transfer: limits.max_transfer,
-            home: memory.map_or(0, |memory| Arc::as_ptr(memory).addr()),
+            home,
             attention: false,
             operations: Operations::new(operations, limits.max_transfer),
             kept: VecDeque::new(),
@@ -161,7 +131,7 @@ impl<T: Transport> Queue<T> {
                 break 'slow;
             }
             let Some(memory) = &buffer else { break 'slow };
-            if Arc::as_ptr(memory.memory()).addr() != self.home {
+            if memory.home() != self.home {
                 break 'slow;
             }
             let data = Data::of(memory);
@@ -203,7 +173,7 @@ impl<T: Transport> Queue<T> {
             return Err(self.full(io));
         }
         // The device would take the I/O address for one of its own.
-        let foreign = |buffer: &Buffer| Arc::as_ptr(buffer.memory()).addr() != self.home;
+        let foreign = |buffer: &Buffer| buffer.home() != self.home;
         if self.home != 0 && io.buffer.as_ref().is_some_and(foreign) {
             return Err(Rejected { reason: Reason::Foreign, io });
         }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use doorbell::clock::Clock;
 use doorbell::device::embedded::{Embedded, SteppedClock};
-use doorbell::{Address, Config, Controller, QueueConfig};
+use doorbell::queue::Invalid;
+use doorbell::{Address, Config, Controller, QueueConfig, Reason};
 
 fn attach(options: &str) -> (Controller, Arc<SteppedClock>) {
     let address = format!("embedded:{options}").parse().unwrap();
@@ -97,4 +98,22 @@ fn futures_dropped_in_flight_leave_their_buffer_with_the_device() {
     assert_eq!(controller.memory().stats().in_use, idle);
     let done = queue.block_on(queue.submit(namespace.read(0, controller.buffer(512).unwrap())));
     assert!(done.unwrap().buffer.is_some());
+}
+
+#[test]
+fn namespaces_and_buffers_of_different_controllers_are_kept_apart() {
+    let (one, _) = attach("size=4MiB,block=512,mdts=8KiB");
+    let (other, _) = attach("size=4MiB,block=4096,mdts=32KiB");
+    let namespace = one.namespace(1).unwrap();
+    let mut queue = other.queue(small()).unwrap();
+    // To the other controller, 8 blocks are 32 KiB: it must not be told of a buffer of 4.
+    for (buffer, why) in [
+        (one.buffer(4096).unwrap(), Reason::Foreign),
+        (other.buffer(4096).unwrap(), Reason::Invalid(Invalid::Elsewhere)),
+    ] {
+        let rejected = queue.stage(namespace.read(0, buffer)).unwrap_err();
+        assert_eq!(rejected.reason, why);
+        assert!(rejected.io.into_buffer().is_some());
+    }
+    assert_eq!(queue.in_flight(), 0);
 }

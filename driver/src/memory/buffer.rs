@@ -87,6 +87,12 @@ impl Buffer {
         self.base
     }
 
+    /// Whose memory it is, as a number that is only ever compared; see [`DmaMemory::home`].
+    #[inline(always)]
+    pub(crate) fn home(&self) -> usize {
+        Arc::as_ptr(&self.owner).addr()
+    }
+
     /// The memory that it came from.
     pub fn memory(&self) -> &Arc<DmaMemory> {
         &self.owner

@@ -101,6 +101,11 @@ pub enum Invalid {
         /// Which command.
         what: &'static str,
     },
+    /// The namespace is one controller's, the buffer another's.
+    #[error(
+        "the namespace belongs to one controller and the buffer to another; use the memory of the namespace's"
+    )]
+    Elsewhere,
     /// The command would change what the driver's own memory safety rests on.
     #[error("{what} is the driver's to send; it cannot be passed through")]
     Reserved {
@@ -165,6 +170,13 @@ impl Io {
     pub(crate) fn over(command: Sqe, extent: Extent) -> Self {
         let command = command.with_nlb_z(extent.blocks.wrapping_sub(1) as u16);
         Self { command, buffer: None, tag: 0, kind: Kind::Blocks, extent }
+    }
+
+    /// Not to be sent.
+    #[cold]
+    pub(crate) fn refuse(mut self, why: Invalid) -> Self {
+        self.kind = Kind::Invalid(why);
+        self
     }
 
     /// What is wrong with a command over blocks, if anything is.

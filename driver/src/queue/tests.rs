@@ -108,7 +108,7 @@ fn bench(depth: u16, max_transfer: usize) -> Bench {
         limits: Limits { depth, max_transfer, page: 4096, direct: true },
     };
     let (memory, clock) = (memory(), Arc::new(Virtual::default()));
-    let queue = Queue::new(transport, Some(&memory), clock, Duration::from_secs(1));
+    let queue = Queue::new(transport, memory.home(), clock, Duration::from_secs(1));
     Bench { queue, device, memory }
 }
 
