@@ -6,6 +6,7 @@ mod config;
 mod event;
 mod fabrics;
 mod recovery;
+mod setup;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,6 +25,7 @@ use self::fabrics::Fabric;
 pub(crate) use self::recovery::Gone;
 use self::recovery::Recovery;
 pub use self::recovery::{RecoveryConfig, RecoveryCounters, ResetError};
+use self::setup::{Introduction, retry_delays, set_up};
 use crate::address::{Address, TcpOptions};
 use crate::clock::{Clock, SystemClock};
 use crate::device::{Device, Doorbells, open};
@@ -32,7 +34,7 @@ use crate::error::{AttachError, CommandError, QueueError};
 use crate::memory::{Buffer, DmaMemory, MemoryError};
 use crate::queue::{Io, Queue};
 use crate::quirk::{Override, Quirks};
-use crate::transport::pcie::{Layout, Pcie};
+use crate::transport::pcie::{Layout, Pcie, ShadowDoorbells};
 use crate::transport::tcp::LinkError;
 use crate::transport::tcp::target::Target;
 use crate::transport::{Any, CloseError, Transport, Trouble};
@@ -57,6 +59,10 @@ pub(crate) trait QueueOwner: Send + Sync {
 pub struct Limits {
     /// Bytes of data in one command (MDTS), or `usize::MAX`.
     pub max_transfer: usize,
+    /// Bytes that one Write Zeroes clears (WZSL), or `usize::MAX`.
+    pub max_write_zeroes: usize,
+    /// Bytes that one Verify reads (VSL), or `usize::MAX`.
+    pub max_verify: usize,
     /// Entries of a queue (CAP.MQES + 1); it holds one command less.
     pub max_queue_entries: u32,
     /// I/O queues that can exist at once.
@@ -97,9 +103,18 @@ struct Inner {
 /// The way to the controller.
 enum Link {
     /// A function of this machine, or what looks like one.
-    Device { device: Arc<dyn Device>, doorbells: Doorbells },
+    Device(Function),
     /// A network.
     Tcp(Box<Fabric>),
+}
+
+/// A PCIe function, or what looks like one.
+struct Function {
+    device: Arc<dyn Device>,
+    doorbells: Doorbells,
+    introduction: Introduction,
+    /// Where else the controller looks for doorbells; its own until it is disabled.
+    shadows: Mutex<Option<Arc<ShadowDoorbells>>>,
 }
 
 /// A panic elsewhere leaves these locks' data whole: every update is a single call.
@@ -184,7 +199,7 @@ impl Controller {
             capabilities.cap.dstrd(),
         );
         let recovery = Recovery::new(config.recovery.clone());
-        let mut rings = Pcie::allocate(layout, &memory, &doorbells)?;
+        let mut rings = Pcie::allocate(layout, &memory, &doorbells, None)?;
         rings.leased(recovery.lease());
         let admin_rings = AdminRings {
             asq: (rings.sq_iova(), layout.sq_size),
@@ -200,14 +215,26 @@ impl Controller {
             return Err(error.into());
         }
 
-        let set_up = admin::set_up(
-            &mut admin,
-            &memory,
-            &capabilities,
-            doorbell_queues,
-            &device.info().address,
+        let introduction = Introduction::of(&config, device.info());
+        let mut shadows = None;
+        let page = 1 << capabilities.page_shift;
+        let address = &device.info().address;
+        let set_up = set_up(&mut admin, &memory, &capabilities, doorbell_queues, address).and_then(
+            |(identity, limits)| {
+                let known = capabilities.quirks.and(Quirks::of_drive(&identity));
+                capabilities.quirks = config.quirks.apply(known);
+                admin.limit_transfer(limits.max_transfer);
+                shadows = introduction.shadows(&memory, &identity, page, capabilities.quirks);
+                let told = introduction.tell(&mut admin, &memory, &identity, shadows.as_deref());
+                let refused = |source| AttachError::Command {
+                    address: address.clone(),
+                    what: Introduction::WHAT,
+                    source,
+                };
+                Ok((identity, limits, told.map_err(refused)?))
+            },
         );
-        let (identity, limits) = match set_up {
+        let (identity, limits, shadowed) = match set_up {
             Ok(set_up) => set_up,
             Err(error) => {
                 if registers.disable(&capabilities).is_err() {
@@ -216,10 +243,7 @@ impl Controller {
                 return Err(error);
             }
         };
-        let known = capabilities.quirks.and(Quirks::of_drive(&identity));
-        capabilities.quirks = config.quirks.apply(known);
-        admin.limit_transfer(limits.max_transfer);
-        admin::enable_retry_delays(&mut admin, &memory, &identity);
+        let shadows = shadows.filter(|_| shadowed);
         Ok(Self::assemble(Inner {
             admin: Mutex::new(admin),
             identity,
@@ -228,7 +252,12 @@ impl Controller {
             queue_ids: Mutex::new((1..=limits.max_io_queues).collect()),
             memory,
             address: with_quirks(&device.info().address, config.quirks),
-            link: Link::Device { device, doorbells },
+            link: Link::Device(Function {
+                device,
+                doorbells,
+                introduction,
+                shadows: Mutex::new(shadows),
+            }),
             clock,
             admin_timeout: config.admin_timeout,
             events: Mutex::default(),
@@ -244,8 +273,8 @@ impl Controller {
     pub fn queue(&self, config: QueueConfig) -> Result<Queue, QueueError> {
         let inner = &self.inner;
         self.open_queue(&config, |qid, max_transfer| match &inner.link {
-            Link::Device { doorbells, .. } => {
-                self.create_rings(doorbells, qid, config.depth, max_transfer).map(Any::Pcie)
+            Link::Device(function) => {
+                self.create_rings(function, qid, config.depth, max_transfer).map(Any::Pcie)
             }
             Link::Tcp(fabric) => {
                 let most = inner.limits.max_queue_entries.saturating_sub(1).clamp(1, 0xffff);
@@ -261,18 +290,18 @@ impl Controller {
     /// # Errors
     /// [`QueueError`]; [`QueueError::NoRings`] over a network.
     pub fn pcie_queue(&self, config: QueueConfig) -> Result<Queue<Pcie>, QueueError> {
-        let Link::Device { doorbells, .. } = &self.inner.link else {
+        let Link::Device(function) = &self.inner.link else {
             return Err(QueueError::NoRings { address: self.address().into() });
         };
         self.open_queue(&config, |qid, max_transfer| {
-            self.create_rings(doorbells, qid, config.depth, max_transfer)
+            self.create_rings(function, qid, config.depth, max_transfer)
         })
     }
 
     /// The memory whose buffers alone the controller can reach; 0 over a network, where any will do.
     pub(crate) fn home(&self) -> usize {
         match self.inner.link {
-            Link::Device { .. } => self.inner.memory.home(),
+            Link::Device(_) => self.inner.memory.home(),
             Link::Tcp(_) => 0,
         }
     }
@@ -297,13 +326,13 @@ impl Controller {
             lock(&inner.queue_ids).insert(qid);
         })?;
         let mut queue = Queue::new(transport, self.home(), inner.clock.clone(), config.timeout);
-        queue.retry(config.retries.clone(), admin::retry_delays(&inner.identity));
+        queue.retry(config.retries.clone(), retry_delays(&inner.identity));
         Ok(queue)
     }
 
     fn create_rings(
         &self,
-        doorbells: &Doorbells,
+        function: &Function,
         qid: u16,
         depth: u16,
         max_transfer: usize,
@@ -319,7 +348,7 @@ impl Controller {
             page_shift,
             cap.dstrd(),
         );
-        let mut rings = inner.create_for_caller(layout, doorbells)?;
+        let mut rings = inner.create_for_caller(layout, function)?;
         rings.owned_by(inner.clone());
         inner.recovery.opened(layout);
         Ok(rings)
@@ -380,7 +409,7 @@ impl Controller {
     #[must_use]
     pub fn device(&self) -> Option<&Arc<dyn Device>> {
         match &self.inner.link {
-            Link::Device { device, .. } => Some(device),
+            Link::Device(function) => Some(&function.device),
             Link::Tcp(_) => None,
         }
     }
@@ -470,7 +499,7 @@ impl Inner {
     /// Does something with the controller's registers.
     fn with_registers<T>(&self, act: impl FnOnce(&Registers<'_>) -> T) -> T {
         match &self.link {
-            Link::Device { device, .. } => act(&Registers {
+            Link::Device(Function { device, .. }) => act(&Registers {
                 properties: &**device,
                 address: &self.address,
                 device: Some(&**device),
@@ -484,7 +513,7 @@ impl Inner {
     /// confirm: there are resets without effect.
     fn function_reset(&self) -> bool {
         match &self.link {
-            Link::Device { device, .. } => {
+            Link::Device(Function { device, .. }) => {
                 let idle = |registers: &Registers<'_>| match registers.status() {
                     Ok(csts) => !csts.rdy(),
                     Err(error) => matches!(error, BringUpError::Absent { .. }),

@@ -129,6 +129,9 @@ pub struct DeviceInfo {
     pub resettable: bool,
     /// Whether [`Device::map_dma`] needs memory that has a file descriptor.
     pub needs_descriptor: bool,
+    /// Whether a doorbell write may stop the processor until software has answered it, as in a virtual machine; then
+    /// doorbells in memory are worth their while.
+    pub traps: bool,
 }
 
 /// Memory offered to a device: one contiguous range of this process, mapped at one I/O address.

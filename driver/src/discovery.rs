@@ -283,11 +283,6 @@ impl Watch {
         let port = options.port.or(Some(DISCOVERY_TCP_PORT));
         let options = TcpOptions { kato, port, ..at_discovery(options) };
         let controller = Controller::attach_tcp(&options, config.clone(), clock.clone())?;
-        controller.watch().map_err(|source| AttachError::Command {
-            address: controller.address().to_owned(),
-            what: "asking for events",
-            source,
-        })?;
         Ok(Self { controller, stale: true })
     }
 

@@ -52,8 +52,10 @@ pub struct Namespace {
     block_shift: u8,
     /// No command may cross a multiple of this many blocks; 0 where it does not matter.
     boundary: u32,
-    /// Blocks of a command that moves no data.
-    max_blocks: u32,
+    /// Blocks of a Write Zeroes.
+    max_write_zeroes: u32,
+    /// Blocks of a Verify.
+    max_verify: u32,
     blocks: u64,
     /// As of the controller: a queue takes its own buffers only, so a buffer of the controller's makes sure that a command
     /// of this format goes to no other one, which might move more data for it.
@@ -106,13 +108,16 @@ impl Namespace {
             0 if controller.quirks().has(Quirks::STRIPE) && stripe.is_power_of_two() => stripe,
             other => other,
         };
-        // Commands without data have limits of their own, which MDTS is the safe stand-in for.
-        let max_blocks = u32::try_from(limits.max_transfer >> block_shift).unwrap_or(u32::MAX);
+        let blocks = |bytes: usize| {
+            let blocks = u32::try_from(bytes >> block_shift).unwrap_or(u32::MAX);
+            blocks.clamp(1, MAX_BLOCKS)
+        };
         Ok(Self {
             id: nsid,
             block_shift,
             boundary,
-            max_blocks: max_blocks.clamp(1, MAX_BLOCKS),
+            max_write_zeroes: blocks(limits.max_write_zeroes),
+            max_verify: blocks(limits.max_verify),
             blocks: identify.nsze.get(),
             home: controller.home(),
             identify,
@@ -181,12 +186,12 @@ impl Namespace {
             let broken = Invalid::Broken { what: "Write Zeroes" };
             return Io::whole(command, None, Kind::Invalid(broken));
         }
-        self.without_data(command, blocks)
+        self.without_data(command, blocks, self.max_write_zeroes)
     }
 
     /// Checks that `blocks` blocks from `lba` can be read, without moving data.
     pub fn verify(&self, lba: u64, blocks: u64) -> Io {
-        self.without_data(nvm::verify(self.id, lba, 0), blocks)
+        self.without_data(nvm::verify(self.id, lba, 0), blocks, self.max_verify)
     }
 
     /// Makes every write that has completed durable.
@@ -228,13 +233,8 @@ impl Namespace {
         if foreign { io.refuse(Invalid::Elsewhere) } else { io }
     }
 
-    fn without_data(&self, command: Sqe, blocks: u64) -> Io {
-        let extent = Extent {
-            blocks,
-            block_shift: self.block_shift,
-            boundary: 0,
-            max_blocks: self.max_blocks,
-        };
+    fn without_data(&self, command: Sqe, blocks: u64, max_blocks: u32) -> Io {
+        let extent = Extent { blocks, block_shift: self.block_shift, boundary: 0, max_blocks };
         Io::over(command, extent)
     }
 }

@@ -40,9 +40,11 @@ impl Quirks {
     pub const NO_SHUTDOWN_STATUS: Self = Self(1 << 9);
     /// One command at a time in each I/O queue.
     pub const DEPTH_ONE: Self = Self(1 << 10);
+    /// Doorbells in memory get lost.
+    pub const NO_SHADOW_DOORBELLS: Self = Self(1 << 11);
 
     /// By name, as an address has them.
-    const NAMES: [(&'static str, Self); 11] = [
+    const NAMES: [(&'static str, Self); 12] = [
         ("delay-ready", Self::DELAY_READY),
         ("delay-after-reset", Self::DELAY_AFTER_RESET),
         ("mqes-zero", Self::MQES_ZERO),
@@ -54,6 +56,7 @@ impl Quirks {
         ("stripe", Self::STRIPE),
         ("no-shutdown-status", Self::NO_SHUTDOWN_STATUS),
         ("depth-one", Self::DEPTH_ONE),
+        ("no-shadow-doorbells", Self::NO_SHADOW_DOORBELLS),
     ];
 
     /// These and those.

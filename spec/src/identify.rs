@@ -10,6 +10,7 @@ mod flags;
 mod independent;
 mod lists;
 mod namespace;
+mod nvm;
 mod text;
 
 pub use controller::{IdentifyController, PowerState};
@@ -20,6 +21,7 @@ pub use lists::{
     NamespaceList, Namespaces,
 };
 pub use namespace::{IdentifyNamespace, LbaFormat};
+pub use nvm::NvmController;
 pub use text::Text;
 pub(crate) use text::fill;
 

@@ -22,8 +22,12 @@ use doorbell_subsystem::{ControllerConfig, NamespaceSpec, Subsystem};
 pub enum Door {
     /// In this process, on the caller's thread.
     Stepped,
+    /// The same, with doorbells in memory.
+    SteppedShadows,
     /// In this process, on a thread of its own.
     Threaded,
+    /// The same, with doorbells in memory.
+    ThreadedShadows,
     /// A server over vfio-user.
     VfioUser,
     /// A server over TCP, on the loopback; with digests, or without.
@@ -67,16 +71,17 @@ impl Rig {
         let Address::Embedded(embedded_options) = &address else {
             unreachable!("an embedded address")
         };
+        let mut config = Config::default();
+        config.shadow_doorbells = matches!(door, Door::SteppedShadows | Door::ThreadedShadows);
         match door {
-            Door::Stepped => {
+            Door::Stepped | Door::SteppedShadows => {
                 let device = Arc::new(Embedded::stepped(embedded_options).expect("a subsystem"));
                 let clock: Arc<dyn Clock> = Arc::new(SteppedClock::new(device.clone()));
-                let controller =
-                    Controller::attach_device(device, Config::default(), clock.clone());
+                let controller = Controller::attach_device(device, config, clock.clone());
                 Self { controller: controller.expect("a controller"), clock }
             }
-            Door::Threaded => {
-                let controller = Controller::attach(&address, Config::default());
+            Door::Threaded | Door::ThreadedShadows => {
+                let controller = Controller::attach(&address, config);
                 Self {
                     controller: controller.expect("a controller"),
                     clock: Arc::new(SystemClock::new()),
@@ -91,14 +96,14 @@ impl Rig {
                 let clock: Arc<dyn Clock> =
                     Arc::new(Serving { clock: SystemClock::new(), _server: (running, directory) });
                 let address = Address::VfioUser(path);
-                let controller = Controller::attach(&address, Config::default());
+                let controller = Controller::attach(&address, config);
                 Self { controller: controller.expect("a controller"), clock }
             }
             Door::Tcp { digests } => {
                 let port = Port::start(embedded_options);
                 let words = if digests { ",hdgst,ddgst" } else { "" };
                 let address = format!("{}{words}", port.address()).parse().expect("an address");
-                let controller = Controller::attach(&address, Config::default());
+                let controller = Controller::attach(&address, config);
                 let clock: Arc<dyn Clock> =
                     Arc::new(Serving { clock: SystemClock::new(), _server: port });
                 Self { controller: controller.expect("a controller"), clock }

@@ -482,7 +482,9 @@ macro_rules! through {
 }
 
 through!(stepped, Door::Stepped);
+through!(stepped_shadows, Door::SteppedShadows);
 through!(threaded, Door::Threaded);
+through!(threaded_shadows, Door::ThreadedShadows);
 through!(vfio_user, Door::VfioUser);
 through!(tcp, Door::Tcp { digests: false });
 through!(tcp_digests, Door::Tcp { digests: true });

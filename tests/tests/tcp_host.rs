@@ -406,7 +406,6 @@ fn events_reach_the_host() {
     within(LONGEST, || {
         let served = Served::new(NQN);
         let controller = attach(&served.address(""));
-        controller.watch().expect("events");
         controller.poll(|_| ());
         let more = NamespaceSpec::memory(1 << 20, 512).open().expect("memory");
         served.target.subsystem().add(more).expect("room");

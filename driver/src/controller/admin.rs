@@ -1,23 +1,21 @@
-//! Admin commands: what attaching needs, Identify, log pages, features, and passthrough.
+//! Admin commands: Identify, log pages, features, and passthrough.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use doorbell_spec::admin::{self as commands, AdminOpcode, LogRequest};
 use doorbell_spec::command::{NSID_ALL, Sqe};
 use doorbell_spec::fabrics::command::Fctype;
-use doorbell_spec::feature::{Fid, HostBehavior, Select};
+use doorbell_spec::feature::{Fid, Select};
 use doorbell_spec::identify::{
-    Cns, Csi, IdentifyController, IdentifyNamespace, NamespaceDescriptorList, NamespaceList,
+    Cns, Csi, IdentifyNamespace, NamespaceDescriptorList, NamespaceList,
 };
 use doorbell_spec::log::Lid;
 use doorbell_spec::register::Vs;
 use doorbell_spec::status::Status;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
-use super::bringup::Capabilities;
-use super::{Controller, Limits};
-use crate::error::{AttachError, CommandError};
+use super::Controller;
+use crate::error::CommandError;
 use crate::memory::{Buffer, DmaMemory};
 use crate::namespace::{Namespace, NamespaceError};
 use crate::queue::{Done, Invalid, Io, Queue, Reason, Rejected};
@@ -63,88 +61,6 @@ pub(super) fn fetch<T: FromBytes>(
     T::read_from_prefix(data)
         .map(|(value, _)| Box::new(value))
         .map_err(|_| CommandError::Short { expected: size_of::<T>(), got: data.len() })
-}
-
-/// INIT-11, INIT-12: Identify Controller and the number of queues, on an admin queue that works.
-pub(super) fn set_up(
-    admin: &mut Queue,
-    memory: &Arc<DmaMemory>,
-    capabilities: &Capabilities,
-    wanted_queues: u16,
-    address: &str,
-) -> Result<(Box<IdentifyController>, Limits), AttachError> {
-    let address = || address.to_owned();
-    let command = |what| move |source| AttachError::Command { address: address(), what, source };
-    let identify = commands::identify(Cns::CONTROLLER, 0, 0, Csi::NVM);
-    let identity: Box<IdentifyController> =
-        fetch(admin, memory, identify).map_err(command("Identify Controller"))?;
-    let (sqes, cqes) = (identity.sqes(), identity.cqes());
-    // A discovery controller has no I/O queues.
-    let io = identity.cntrltype != IdentifyController::CNTRLTYPE_DISCOVERY;
-    if io && (sqes.0 > 6 || sqes.1 < 6 || cqes.0 > 4 || cqes.1 < 4) {
-        let what = format!(
-            "queue entries of 64 and 16 bytes are outside what the controller takes (SQES {sqes:?}, CQES {cqes:?})"
-        );
-        return Err(AttachError::Unusable { address: address(), what });
-    }
-    let max_transfer = identity
-        .max_transfer(capabilities.cap.mpsmin())
-        .map_or(usize::MAX, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
-    let max_io_queues = match wanted_queues {
-        0 => 0,
-        _ if identity.cntrltype == IdentifyController::CNTRLTYPE_DISCOVERY => 0,
-        wanted => {
-            number_of_queues(admin, wanted).map_err(command("Set Features, Number of Queues"))?
-        }
-    };
-    let limits = Limits {
-        max_transfer,
-        max_queue_entries: capabilities.max_entries(),
-        max_io_queues,
-        page_size: 1 << capabilities.page_shift,
-    };
-    Ok((identity, limits))
-}
-
-/// What the controller means by its delays 1 to 3 (CRDT1 to CRDT3); none where it has none.
-pub(super) fn retry_delays(identity: &IdentifyController) -> [Duration; 3] {
-    let delays = [identity.crdt1, identity.crdt2, identity.crdt3];
-    delays.map(|crdt| Duration::from_millis(100) * u32::from(crdt.get()))
-}
-
-/// Tells the controller that its delays are kept, without which it must not ask for any (CQ-13). Where that fails it asks
-/// for none.
-pub(super) fn enable_retry_delays(
-    admin: &mut Queue,
-    memory: &Arc<DmaMemory>,
-    identity: &IdentifyController,
-) {
-    if identity.crdt1.get() == 0 {
-        return;
-    }
-    let Ok(mut buffer) = memory.allocate(size_of::<HostBehavior>()) else { return };
-    let mut behavior = HostBehavior::new_zeroed();
-    behavior.acre = 1;
-    buffer.copy_from_slice(behavior.as_bytes());
-    let command = commands::set_features(Fid::HOST_BEHAVIOR, 0, 0, false);
-    let _best_effort = admin.run(Io::raw(command, Some(buffer)));
-}
-
-/// INIT-12: asks for `wanted` (not 0) queues of each kind; returns how many there are.
-fn number_of_queues(admin: &mut Queue, wanted: u16) -> Result<u16, CommandError> {
-    let wanted_z = u32::from(wanted.min(u16::MAX - 1) - 1);
-    let command =
-        commands::set_features(Fid::NUMBER_OF_QUEUES, 0, wanted_z | wanted_z << 16, false);
-    match admin.run(Io::raw(command, None)) {
-        Ok(done) => {
-            let granted = (done.result as u16).min((done.result >> 16) as u16);
-            // Never more than asked for; FFFFh would wrap to none (PIT-51).
-            Ok(granted.saturating_add(1).min(wanted))
-        }
-        // A controller that has no I/O queues to give is still good for admin commands.
-        Err(CommandError::Status { .. }) => Ok(0),
-        Err(error) => Err(error),
-    }
 }
 
 impl Controller {

@@ -23,6 +23,12 @@ pub struct Config {
     pub recovery: RecoveryConfig,
     /// Quirks beside those that the tables have for the drive, and instead of them.
     pub quirks: Override,
+    /// Host Identifier that a PCIe controller is told, for reservations; all zero is not told. Default: that of this
+    /// machine (/etc/nvme/hostid, or made of its identity). Addresses over TCP have their own.
+    pub host_id: Option<[u8; 16]>,
+    /// Keep doorbells in memory for every controller that offers it (Doorbell Buffer Config), and not only behind VFIO,
+    /// where it spares an emulated controller most register writes. Default: no.
+    pub shadow_doorbells: bool,
 }
 
 impl Default for Config {
@@ -34,6 +40,8 @@ impl Default for Config {
             memory: MemoryConfig::default(),
             recovery: RecoveryConfig::default(),
             quirks: Override::default(),
+            host_id: None,
+            shadow_doorbells: false,
         }
     }
 }

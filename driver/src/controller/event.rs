@@ -1,7 +1,6 @@
 //! Events: what a controller reports of itself, and what became of the way to it.
 
 use doorbell_spec::admin::{self as commands, AsyncEvent};
-use doorbell_spec::command::Sqe;
 use doorbell_spec::feature::Fid;
 use doorbell_spec::identify::IdentifyController;
 
@@ -31,14 +30,19 @@ pub enum Event {
 }
 
 /// Events that have happened and not been asked for.
-#[derive(Default)]
 pub(super) struct Events {
-    wanted: bool,
     /// Requests for events that are with the controller.
     outstanding: u8,
     /// The controller takes no more of them.
     refused: bool,
     kept: Vec<Event>,
+}
+
+impl Default for Events {
+    /// Those of a controller that has been asked for the first (see [`ask`]).
+    fn default() -> Self {
+        Self { outstanding: 1, refused: false, kept: Vec::new() }
+    }
 }
 
 impl Events {
@@ -48,29 +52,33 @@ impl Events {
         }
     }
 
-    /// The requests that were outstanding are not any more.
-    fn restart(&mut self, event: Event) {
-        (self.outstanding, self.refused) = (0, false);
+    /// The requests that were outstanding are not any more; there is a new one.
+    pub(super) fn restart(&mut self, event: Event) {
+        (self.outstanding, self.refused) = (1, false);
         self.keep(event);
     }
 }
 
-impl Controller {
-    /// Asks the controller to report what it can: [`poll`](Self::poll) hands it out from now on.
-    ///
-    /// # Errors
-    /// [`CommandError`]: the controller does not take the feature, or was not reached.
-    pub fn watch(&self) -> Result<(), CommandError> {
-        let io = Io::internal(self.inner.event_configuration());
-        lock(&self.inner.admin).run(io)?;
-        lock(&self.inner.events).wanted = true;
-        Ok(())
+/// Asks a controller that has just been identified to report every notice that it has (OAES), and every warning.
+///
+/// One that does not take the feature may report all the same; one that takes no request fails it, see
+/// [`Inner::take_events`].
+pub(super) fn ask(admin: &mut Queue, identity: &IdentifyController) -> Result<(), CommandError> {
+    const WARNINGS: u32 = 0x1f;
+    let discovery = identity.cntrltype == IdentifyController::CNTRLTYPE_DISCOVERY;
+    let notices = identity.oaes.get() & !0xff;
+    let events = if discovery { notices } else { notices | WARNINGS };
+    let command = commands::set_features(Fid::ASYNC_EVENT_CONFIG, 0, events, false);
+    match admin.run(Io::internal(command)) {
+        Ok(_) | Err(CommandError::Status { .. }) => {}
+        Err(error) => return Err(error),
     }
+    Ok(admin.submit(Io::internal(commands::async_event_request()).tag(EVENT_TAG))?)
+}
 
+impl Controller {
     /// Hands out what has happened since the last call, and keeps the controller alive; returns how many events there
     /// were. Never blocks, unless a lost association is due to be made anew.
-    ///
-    /// What a controller reports has to be asked for by [`watch`](Self::watch).
     ///
     /// A controller across a network hears of this host by this, or by the poll of any of its I/O queues: call either a
     /// few times within the Keep Alive Timeout (5 s unless the address says otherwise).
@@ -79,7 +87,7 @@ impl Controller {
             Link::Tcp(_) => {
                 self.inner.tend(false);
             }
-            Link::Device { .. } => {
+            Link::Device(_) => {
                 if let Ok(mut admin) = self.inner.admin.try_lock()
                     // Not by `ended`: whoever resets the controller holds that and waits for the admin queue.
                     && !self.inner.recovery.is_over()
@@ -96,27 +104,19 @@ impl Controller {
 }
 
 impl Inner {
-    /// Set Features, Asynchronous Event Configuration: every notice that the controller has (OAES), and every warning.
-    fn event_configuration(&self) -> Sqe {
-        const WARNINGS: u32 = 0x1f;
-        let discovery = self.identity.cntrltype == IdentifyController::CNTRLTYPE_DISCOVERY;
-        let notices = self.identity.oaes.get() & !0xff;
-        let events = if discovery { notices } else { notices | WARNINGS };
-        commands::set_features(Fid::ASYNC_EVENT_CONFIG, 0, events, false)
-    }
-
-    /// A new association, or a controller that has been reset: events are asked for again.
-    pub(super) fn restore_events(&self, admin: &mut Queue, event: Event) {
-        if lock(&self.events).wanted {
-            // Where this fails, no event comes; everything else works.
-            let _best_effort = admin.run(Io::internal(self.event_configuration()));
-        }
-        lock(&self.events).restart(event);
-    }
-
     /// Takes what has completed on the admin queue beside the commands that somebody waits for, and asks for the next
     /// event.
     pub(super) fn take_events(&self, admin: &mut Queue) {
+        self.drain_events(admin);
+        let events = &mut *lock(&self.events);
+        if events.outstanding == 0 && !events.refused {
+            let io = Io::internal(commands::async_event_request()).tag(EVENT_TAG);
+            events.outstanding = u8::from(admin.submit(io).is_ok());
+        }
+    }
+
+    /// Takes what has completed on the admin queue beside the commands that somebody waits for.
+    pub(super) fn drain_events(&self, admin: &mut Queue) {
         let events = &mut *lock(&self.events);
         admin.poll(|Done { tag, status, result, outcome, .. }| match tag {
             EVENT_TAG => {
@@ -134,9 +134,5 @@ impl Inner {
             }
             _ => {}
         });
-        if events.wanted && events.outstanding == 0 && !events.refused {
-            let io = Io::internal(commands::async_event_request()).tag(EVENT_TAG);
-            events.outstanding = u8::from(admin.submit(io).is_ok());
-        }
     }
 }

@@ -17,7 +17,8 @@ use doorbell_spec::status::Status;
 
 use super::bringup::{Capabilities, Registers};
 use super::recovery::Recovery;
-use super::{AttachError, Config, Controller, Event, Inner, Limits, admin, lock};
+use super::setup::{Introduction, enable_retry_delays, set_up};
+use super::{AttachError, Config, Controller, Event, Inner, Limits, lock};
 use crate::clock::{Clock, Deadline};
 use crate::device::{DeviceError, Properties, Width};
 use crate::error::CommandError;
@@ -270,7 +271,7 @@ fn bring_up(
     });
     // The link's own story is the better one.
     let capabilities = capabilities.map_err(|error| link_error(&admin, target, error))?;
-    let (identity, limits) = admin::set_up(&mut admin, memory, &capabilities, queues, address)
+    let (identity, limits) = set_up(&mut admin, memory, &capabilities, queues, address)
         .map_err(|error| link_error(&admin, target, error))?;
     let unusable = |what: String| AttachError::Unusable { address: address.clone(), what };
     let discovery = identity.cntrltype == IdentifyController::CNTRLTYPE_DISCOVERY;
@@ -282,7 +283,13 @@ fn bring_up(
     }
     admin.limit_transfer(limits.max_transfer);
     if !discovery {
-        admin::enable_retry_delays(&mut admin, memory, &identity);
+        enable_retry_delays(&mut admin, memory, &identity)
+            .map_err(|source| AttachError::Command {
+                address: address.clone(),
+                what: Introduction::WHAT,
+                source,
+            })
+            .map_err(|error| link_error(&admin, target, error))?;
     }
     Ok(Up { admin, cntlid: connected.cntlid(), socket, capabilities, identity, limits })
 }
@@ -394,7 +401,7 @@ impl Inner {
             state.association.up();
         }
         *admin = up.admin;
-        self.restore_events(admin, Event::Reconnected);
+        lock(&self.events).restart(Event::Reconnected);
     }
 }
 

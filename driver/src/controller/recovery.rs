@@ -24,10 +24,11 @@ use doorbell_spec::identify::{Cns, Csi, IdentifyNamespace};
 use doorbell_spec::register;
 
 pub use self::config::{RecoveryConfig, RecoveryCounters, ResetError};
-use super::admin::{enable_retry_delays, fetch, set_up};
+use super::admin::fetch;
 use super::bringup::{AdminRings, BringUpError, Registers};
-use super::{Controller, Event, Inner, Link, QueueOwner, lock};
-use crate::device::{Device, Doorbells};
+use super::setup::set_up;
+use super::{Controller, Event, Function, Inner, Link, QueueOwner, lock};
+use crate::device::Device;
 use crate::error::{AttachError, CommandError, QueueError};
 use crate::queue::Io;
 use crate::quirk::Quirks;
@@ -216,13 +217,13 @@ impl Inner {
         if **ended {
             return Err(ResetError::Ended { address: address() });
         }
-        let Link::Device { device, doorbells } = &self.link else {
+        let Link::Device(function) = &self.link else {
             return Err(ResetError::Remote { address: address() });
         };
         self.recovery.count(|counters| &mut counters.resets);
         let mut attempt = 1;
         loop {
-            match self.reset_once(&**device, doorbells) {
+            match self.reset_once(function) {
                 Ok(()) => return Ok(()),
                 // What is not there does not come back by being asked again; nor does what has changed.
                 Err(ResetError::BringUp(error @ BringUpError::Absent { .. })) => {
@@ -284,8 +285,8 @@ impl Inner {
         }
     }
 
-    fn reset_once(&self, device: &dyn Device, doorbells: &Doorbells) -> Result<(), ResetError> {
-        self.stop(device)?;
+    fn reset_once(&self, function: &Function) -> Result<(), ResetError> {
+        self.stop(&*function.device)?;
         self.recovery.move_on();
         for pair in lock(&self.recovery.pairs).values_mut() {
             pair.present = false;
@@ -294,7 +295,7 @@ impl Inner {
         // Whatever is created from here on is created under the new count.
         let set_up_error = |source| ResetError::SetUp(source);
         let layout = self.admin_layout();
-        let rings = self.allocate(layout, doorbells);
+        let rings = self.allocate(layout, function);
         let rings = rings.map_err(|error| set_up_error(error.into()))?;
         let admin_rings = AdminRings {
             asq: (rings.sq_iova(), layout.sq_size),
@@ -303,6 +304,7 @@ impl Inner {
         {
             let mut admin = lock(&self.admin);
             admin.replace(Any::Pcie(rings));
+            self.drain_events(&mut admin);
             let enabled = self.with_registers(|registers| {
                 registers.enable(&self.capabilities, Some(admin_rings))
             });
@@ -312,7 +314,7 @@ impl Inner {
                 set_up(&mut admin, &self.memory, &self.capabilities, wanted, &self.address)
                     .map_err(set_up_error)?;
             admin.limit_transfer(limits.max_transfer);
-            enable_retry_delays(&mut admin, &self.memory, &identity);
+            self.introduce(function, &mut admin, &identity).map_err(set_up_error)?;
             let same = identity.serial() == self.identity.serial()
                 && identity.model() == self.identity.model()
                 && identity.subnqn == self.identity.subnqn;
@@ -323,7 +325,7 @@ impl Inner {
                 return Err(self.changed(what.into()));
             }
             self.check_namespaces(&mut admin)?;
-            self.restore_events(&mut admin, Event::Reset);
+            lock(&self.events).restart(Event::Reset);
         }
         Ok(())
     }
@@ -373,18 +375,21 @@ impl Inner {
     fn allocate(
         &self,
         layout: Layout,
-        doorbells: &Doorbells,
+        function: &Function,
     ) -> Result<Pcie, crate::transport::pcie::PcieError> {
-        let mut rings = Pcie::allocate(layout, &self.memory, doorbells)?;
+        // DB-2: the admin queue's doorbells are registers.
+        let shadows = lock(&function.shadows).clone().filter(|_| layout.qid != 0);
+        let mut rings =
+            Pcie::allocate(layout, &self.memory, &function.doorbells, shadows.as_ref())?;
         rings.leased(self.recovery.lease());
         Ok(rings)
     }
 
     /// INIT-13: a queue pair on the device. Nothing of it is on the device after an error, unless that says
     /// [`Refusal::dangling`].
-    pub(super) fn create(&self, layout: Layout, doorbells: &Doorbells) -> Result<Pcie, Refusal> {
+    pub(super) fn create(&self, layout: Layout, function: &Function) -> Result<Pcie, Refusal> {
         let qid = layout.qid;
-        let rings = self.allocate(layout, doorbells).map_err(QueueError::from)?;
+        let rings = self.allocate(layout, function).map_err(QueueError::from)?;
         let refused = |what, source| {
             let address = self.address.clone();
             QueueError::Refused { address, what, qid, source }
@@ -419,10 +424,10 @@ impl Inner {
     pub(super) fn create_for_caller(
         &self,
         layout: Layout,
-        doorbells: &Doorbells,
+        function: &Function,
     ) -> Result<Pcie, QueueError> {
         let epoch = self.recovery.epoch();
-        self.create(layout, doorbells).map_err(|Refusal { error, dangling }| {
+        self.create(layout, function).map_err(|Refusal { error, dangling }| {
             if dangling.is_some() {
                 self.recovery.count(|counters| &mut counters.fatal);
                 self.reset_after(epoch);
@@ -514,14 +519,14 @@ impl QueueOwner for Inner {
         if self.recovery.is_over() {
             return Err(Gone);
         }
-        let Link::Device { doorbells, .. } = &self.link else { return Err(Gone) };
+        let Link::Device(function) = &self.link else { return Err(Gone) };
         // A reset is under way: later.
         let Ok(mut ended) = self.ended.try_lock() else { return Ok(None) };
         let layout = match lock(&self.recovery.pairs).get(&qid) {
             Some(Pair { present: false, layout, .. }) if !*ended => *layout,
             _ => return Err(Gone),
         };
-        match self.create(layout, doorbells) {
+        match self.create(layout, function) {
             Ok(rings) => {
                 if let Some(pair) = lock(&self.recovery.pairs).get_mut(&qid) {
                     pair.present = true;

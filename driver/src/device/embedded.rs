@@ -72,6 +72,7 @@ impl Embedded {
             vectors: config.vectors,
             resettable: true,
             needs_descriptor: false,
+            traps: false,
         };
         Self { info, port }
     }

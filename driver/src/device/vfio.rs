@@ -113,6 +113,7 @@ impl Vfio {
             vectors: u16::try_from(vectors).unwrap_or(u16::MAX),
             resettable: flags & abi::VFIO_DEVICE_FLAGS_RESET != 0,
             needs_descriptor: false,
+            traps: true,
         };
         Ok(Self { function: Arc::new(open), info, interrupts: Mutex::default() })
     }

@@ -92,6 +92,7 @@ impl VfioUser {
             vectors,
             resettable: device.flags.get() & WireDeviceInfo::RESET != 0,
             needs_descriptor: true,
+            traps: false,
         };
         enable(&mut connection, true)?;
         Ok(Self { connection: Mutex::new(connection), info, bar0 })

@@ -58,6 +58,7 @@ fn mock(change: impl FnOnce(&mut DeviceInfo)) -> Arc<Mock> {
         vectors: 0,
         resettable: false,
         needs_descriptor: false,
+        traps: false,
     };
     change(&mut info);
     Arc::new(Mock { info, script: Mutex::default() })

@@ -1,5 +1,6 @@
 //! Transport over PCIe: a submission and a completion ring in DMA memory, and two doorbells (Memory-based Transport).
 
+mod doorbell;
 pub mod prp;
 mod ring;
 
@@ -9,8 +10,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use doorbell_spec::command::Sqe;
 use doorbell_spec::completion::Cqe;
 
+use self::doorbell::Doorbell;
+pub(crate) use self::doorbell::ShadowDoorbells;
 use self::prp::Shape;
-use self::ring::{Arrival, Completions, Doorbell, Lists, Submission};
+use self::ring::{Arrival, Completions, Lists, Submission};
 use super::{
     CloseError, Completion, Condition, Data, Full, Handling, Limits, Outcome, Transport, Trouble,
     Usage, Violation,
@@ -114,11 +117,14 @@ impl Pcie {
         layout: Layout,
         memory: &Arc<DmaMemory>,
         doorbells: &Doorbells,
+        shadows: Option<&Arc<ShadowDoorbells>>,
     ) -> Result<Self, PcieError> {
         let Layout { qid, dstrd, .. } = layout;
         let out_of_bar = || PcieError::DoorbellOutsideBar { qid, len: doorbells.len };
-        let sq_doorbell = Doorbell::submission(doorbells, qid, dstrd).ok_or_else(out_of_bar)?;
-        let cq_doorbell = Doorbell::completion(doorbells, qid, dstrd).ok_or_else(out_of_bar)?;
+        let sq_doorbell =
+            Doorbell::submission(doorbells, shadows, qid, dstrd).ok_or_else(out_of_bar)?;
+        let cq_doorbell =
+            Doorbell::completion(doorbells, shadows, qid, dstrd).ok_or_else(out_of_bar)?;
         let page = 1usize << layout.page_shift;
         let ring = |bytes: usize| memory.allocate_aligned(bytes.next_multiple_of(page), page);
         let sq = ring(layout.sq_size as usize * size_of::<Sqe>())?;

@@ -32,6 +32,7 @@ use doorbell_spec::status::Status;
 use self::association::Standing;
 use self::connection::Connection;
 pub use self::error::{LinkError, TcpError};
+pub(crate) use self::host::Host;
 use self::piece::Piece;
 pub(crate) use self::socket::Socket;
 use self::target::{Link, Shape};

@@ -30,10 +30,11 @@ fn poll(load: &Load, times: usize) -> usize {
 
 #[test]
 fn pit_54_requests_for_256_events() {
-    let bench = Bench::faulty([Rule::identify_controller(|page| page.aerl_z = 255)]);
+    let bench = Bench::new();
+    let many = Rule::identify_controller(|page| page.aerl_z = 255);
+    let lost = Rule::command(requests()).lose().times(0).named("requests");
+    let counters = bench.inject([many, lost]);
     let mut load = Load::with(bench, 4);
-    let counters = load.bench.inject([Rule::command(requests()).lose().times(0).named("requests")]);
-    load.controller.watch().expect("events");
     assert_eq!(poll(&load, 1000), 0);
     assert_eq!(sent(&counters), 1, "one, whatever the controller would take");
     load.resumes();
@@ -42,11 +43,11 @@ fn pit_54_requests_for_256_events() {
 
 #[test]
 fn pit_55_an_event_at_every_request() {
-    let mut load = Load::new(4);
+    let bench = Bench::new();
     let event = AsyncEvent::new().with_aet(AsyncEvent::TYPE_NOTICE);
     let storm = Rule::command(requests()).answer(Status::SUCCESS, event.into_bits().into());
-    let counters = load.bench.inject([storm.named("requests")]);
-    load.controller.watch().expect("events");
+    let counters = bench.inject([storm.named("requests")]);
+    let mut load = Load::with(bench, 4);
     let memory = load.controller.memory().stats().in_use;
     let came = poll(&load, 500);
     assert!((400..=500).contains(&came), "{came}");
@@ -68,11 +69,11 @@ fn pit_55_an_event_at_every_request() {
 
 #[test]
 fn pit_56_an_event_of_an_unknown_kind() {
-    let mut load = Load::new(4);
+    let bench = Bench::new();
     let strange = AsyncEvent::new().with_aet(5).with_aei(0xee).with_lid(0xdd);
     let once = Rule::command(requests()).answer(Status::SUCCESS, strange.into_bits().into()).nth(1);
-    load.bench.inject([once]);
-    load.controller.watch().expect("events");
+    bench.inject([once]);
+    let mut load = Load::with(bench, 4);
     let mut events = Vec::new();
     for _ in 0..5 {
         load.controller.poll(|event| events.push(event));

@@ -5,6 +5,7 @@
 //! as the device could reach it.
 
 mod bench;
+mod bringup;
 mod completion;
 mod event;
 mod geometry;

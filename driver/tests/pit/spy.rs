@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use doorbell::device::embedded::Embedded;
 use doorbell::device::{Device, DeviceError, DeviceInfo, DmaRange, Doorbells, Properties, Width};
+use doorbell::spec::register::offset;
 
 /// What a device was asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,15 +26,43 @@ pub(crate) enum Event {
 pub(crate) struct Spy {
     inner: Arc<Embedded>,
     events: Mutex<Vec<Event>>,
+    /// First I/O address, bytes and where it is in this process, of what is mapped.
+    mapped: Mutex<Vec<(u64, u64, usize)>>,
 }
 
 impl Spy {
     pub(crate) fn new(inner: Arc<Embedded>) -> Self {
-        Self { inner, events: Mutex::default() }
+        Self { inner, events: Mutex::default(), mapped: Mutex::default() }
     }
 
     fn note(&self, event: Event) {
         self.events.lock().unwrap().push(event);
+    }
+
+    /// Dwords 0 and 10 of the commands that were sent to the admin queue since it was enabled, if they are fewer than its
+    /// entries. Nobody else touches the queue meanwhile.
+    pub(crate) fn admin_commands(&self) -> Vec<(u8, u32)> {
+        let events = self.events();
+        let asq = events.iter().rev().find_map(|event| match event {
+            Event::Write(offset::ASQ, iova) => Some(*iova),
+            _ => None,
+        });
+        let asq = asq.expect("an admin queue");
+        let mapped = self.mapped.lock().unwrap().clone();
+        let (iova, _, base) = mapped
+            .into_iter()
+            .find(|(iova, len, _)| (*iova..iova + len).contains(&asq))
+            .expect("mapped memory");
+        let entry = |index: usize, dword: usize| {
+            let at = base + (asq - iova) as usize + index * 64 + dword * 4;
+            // SAFETY: an entry of the ring, which is mapped and whose owner waits for this thread.
+            unsafe { std::ptr::with_exposed_provenance::<u32>(at).read_volatile() }
+        };
+        (0..64)
+            .map(|index| (entry(index, 0), entry(index, 10)))
+            .take_while(|(cdw0, _)| *cdw0 != 0)
+            .map(|(cdw0, cdw10)| (cdw0 as u8, cdw10))
+            .collect()
     }
 
     /// Everything so far.
@@ -70,11 +99,14 @@ impl Device for Spy {
 
     unsafe fn map_dma(&self, range: DmaRange<'_>) -> Result<(), DeviceError> {
         self.note(Event::Map);
+        let base = range.base.as_ptr().expose_provenance();
+        self.mapped.lock().unwrap().push((range.iova, range.len, base));
         // SAFETY: the caller's promise, passed on.
         unsafe { self.inner.map_dma(range) }
     }
 
     fn unmap_dma(&self, iova: u64, len: u64) -> Result<(), DeviceError> {
+        self.mapped.lock().unwrap().retain(|(first, ..)| *first != iova);
         let reachable = self.inner.port().is_running();
         self.note(Event::Unmap { reachable });
         self.inner.unmap_dma(iova, len)

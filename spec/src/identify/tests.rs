@@ -31,6 +31,21 @@ fn controller_offsets() {
 }
 
 #[test]
+fn limits_of_the_nvm_command_set() {
+    let mut bytes = [0; SIZE];
+    bytes[..8].copy_from_slice(&[5, 6, 7, 255, 1, 2, 0, 0]);
+    let page = NvmController::read_from_bytes(&bytes).unwrap();
+    assert_eq!(
+        (page.vsl, page.wzsl, page.wusl, page.dmrl, page.dmrsl.get()),
+        (5, 6, 7, 255, 0x201)
+    );
+    assert_eq!(NvmController::bytes(page.wzsl, 0), Some(64 << 12));
+    assert_eq!(NvmController::bytes(page.vsl, 1), Some(32 << 13));
+    assert_eq!(NvmController::bytes(0, 0), None);
+    assert_eq!(NvmController::bytes(255, 15), None);
+}
+
+#[test]
 fn namespace_offsets() {
     offsets!(IdentifyNamespace:
         nsze 0, ncap 8, nuse 16, nsfeat 24, nlbaf_z 25, flbas 26, mc 27, dpc 28, dps 29, nmic 30,

@@ -157,7 +157,12 @@ impl Core {
     /// Forgets what a Controller Reset clears (RST-1).
     pub(crate) fn forget(&mut self) {
         self.events = Events::default();
+        let host = self.features.host;
         self.features = Features::new(self.config.max_io_queues);
+        if self.kind != Kind::Pcie {
+            // As Connect has told it, which is still in force.
+            self.features.host = host;
+        }
         self.changed = ChangedNamespaces::default();
         self.io_queues = false;
     }

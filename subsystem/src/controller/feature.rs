@@ -7,7 +7,7 @@ use std::time::Duration;
 use doorbell_spec::admin::{GetFeaturesCdw10, SetFeaturesCdw10};
 use doorbell_spec::command::{NSID_ALL, Sqe};
 use doorbell_spec::feature::{
-    Arbitration, AsyncEventConfig, Capabilities, ErrorRecovery, Fid, HostBehavior,
+    Arbitration, AsyncEventConfig, Capabilities, ErrorRecovery, Fid, HostBehavior, HostIdentifier,
     InterruptVectorConfig, NumberOfQueues, PowerManagement, Select, TemperatureThreshold,
     Timestamp, VolatileWriteCache,
 };
@@ -26,7 +26,7 @@ pub(crate) const WARNING_KELVIN: u16 = 343;
 pub(crate) const CRITICAL_KELVIN: u16 = 353;
 
 /// Features of the controller.
-const OF_CONTROLLER: [Fid; 13] = [
+const OF_CONTROLLER: [Fid; 14] = [
     Fid::ARBITRATION,
     Fid::POWER_MANAGEMENT,
     Fid::TEMPERATURE_THRESHOLD,
@@ -40,6 +40,7 @@ const OF_CONTROLLER: [Fid; 13] = [
     Fid::KEEP_ALIVE_TIMER,
     Fid::HOST_BEHAVIOR,
     Fid::IO_COMMAND_SET_PROFILE,
+    Fid::HOST_IDENTIFIER,
 ];
 /// Features that belong to a namespace.
 const OF_NAMESPACE: [Fid; 1] = [Fid::ERROR_RECOVERY];
@@ -63,6 +64,8 @@ pub(crate) struct Features {
     behavior: HostBehavior,
     /// Keep Alive Timeout in milliseconds; 0 is off.
     pub(crate) kato: u32,
+    /// Host Identifier; 0 until a host has said who it is.
+    pub(crate) host: [u8; 16],
 }
 
 impl Features {
@@ -82,6 +85,7 @@ impl Features {
             timestamp: (0, Duration::ZERO, false),
             behavior: HostBehavior::new_zeroed(),
             kato: 0,
+            host: [0; 16],
         }
     }
 
@@ -178,6 +182,7 @@ impl Core {
             Fid::IO_COMMAND_SET_PROFILE if value & 0x1ff != 0 => {
                 return Err(Status::IO_COMMAND_SETS_REJECTED.with_dnr());
             }
+            Fid::HOST_IDENTIFIER => self.set_host(HostIdentifier::from_bits(value), data)?,
             _ => {}
         }
         Ok(0)
@@ -254,6 +259,20 @@ impl Core {
         Ok(())
     }
 
+    /// Who the host is, it says once; over fabrics its Connect has said so already.
+    fn set_host(&mut self, how: HostIdentifier, data: &mut dyn Transfer) -> Result<(), Status> {
+        if self.kind != Kind::Pcie || self.features.host != [0; 16] {
+            return Err(Status::COMMAND_SEQUENCE_ERROR.with_dnr());
+        }
+        let mut host = [0; 16];
+        data.take(host_identifier(&mut host, how))?;
+        if host == [0; 16] {
+            return Err(invalid());
+        }
+        self.features.host = host;
+        Ok(())
+    }
+
     pub(super) fn get_features(
         &mut self,
         sqe: &Sqe,
@@ -310,11 +329,27 @@ impl Core {
                 0
             }
             Fid::KEEP_ALIVE_TIMER => features.kato,
+            Fid::HOST_IDENTIFIER => {
+                let how = HostIdentifier::from_bits(sqe.cdw11);
+                if self.kind != Kind::Pcie && !how.exhid() {
+                    return Err(invalid());
+                }
+                let mut host = features.host;
+                let host = host_identifier(&mut host, how);
+                data.give(host, host.len())?;
+                0
+            }
             // Power state 0, command set combination 0.
             _ => 0,
         };
         Ok(u64::from(value))
     }
+}
+
+/// All 16 bytes, or the 8 that a host without EXHID knows of.
+fn host_identifier(host: &mut [u8; 16], how: HostIdentifier) -> &mut [u8] {
+    let len = if how.exhid() { 16 } else { 8 };
+    host.get_mut(..len).unwrap_or_default()
 }
 
 fn threshold(features: &Features, selection: u32) -> Result<u32, Status> {

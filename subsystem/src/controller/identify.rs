@@ -120,6 +120,7 @@ impl Core {
         page.cntlid.set(self.cntlid);
         page.ver.set(VERSION.into_bits());
         page.oaes.set(OAES);
+        page.ctratt.set(Ctratt::new().with_hids(true).into_bits());
         page.cntrltype = IdentifyController::CNTRLTYPE_IO;
         page.acl_z = 3;
         page.aerl_z = AERL_Z;

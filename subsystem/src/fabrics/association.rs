@@ -91,10 +91,11 @@ impl Published {
 }
 
 impl Association {
-    pub(super) fn new(core: Core, host: Host, kato: u32, genctr: u64, now: Duration) -> Self {
+    pub(super) fn new(mut core: Core, host: Host, kato: u32, genctr: u64, now: Duration) -> Self {
         let registers = Registers::new(core.config.mqes_z, 0, 0);
         let queues = (0..=core.config.max_io_queues).map(|_| None).collect();
-        let association = Self {
+        (core.features.kato, core.features.host) = (kato, host.id);
+        Self {
             cntlid: core.cntlid,
             kind: core.kind,
             host,
@@ -112,9 +113,7 @@ impl Association {
                 gone: Counters::default(),
                 genctr,
             }),
-        };
-        lock(&association.admin).core.features.kato = kato;
-        association
+        }
     }
 
     pub(crate) fn cntlid(&self) -> u16 {

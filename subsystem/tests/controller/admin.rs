@@ -410,3 +410,27 @@ fn events_are_forgotten_by_a_reset() {
     }
     assert!(host.reap(0).is_none());
 }
+
+#[test]
+fn a_host_says_once_who_it_is() {
+    let mut host = host();
+    let page = host.pages(1);
+    let set =
+        |exhid: u32| admin::set_features(Fid::HOST_IDENTIFIER, 0, exhid, false).with_prp(page, 0);
+    let get = |exhid: u32| {
+        let command = admin::get_features(Fid::HOST_IDENTIFIER, 0, Select::CURRENT, exhid);
+        command.with_prp(page, 0)
+    };
+    // Nobody is nobody's identifier.
+    host.refused(set(1), Status::INVALID_FIELD);
+    let name: Vec<u8> = (1..=16).collect();
+    host.ram.write(page, &name);
+    host.admin(set(1));
+    host.refused(set(1), Status::COMMAND_SEQUENCE_ERROR);
+    host.ram.write(page, &[0xee; 16]);
+    host.admin(get(1));
+    assert_eq!(host.ram.read(page, 16), name);
+    host.ram.write(page, &[0xee; 16]);
+    host.admin(get(0));
+    assert_eq!(host.ram.read(page, 16), [&name[..8], &[0xee; 8]].concat());
+}

@@ -1,71 +1,21 @@
-//! Submission and completion rings in DMA memory, and their doorbells (NVM Express Base 2.1, 3.3.1).
+//! Submission and completion rings in DMA memory (NVM Express Base 2.1, 3.3.1).
 //!
 //! The only code that touches what the device reads and writes behind the driver's back. Entries are moved as aligned
 //! 64-bit words with atomic loads and stores, so that a device on another core is no data race; no reference to them
 //! is ever made.
 
-#![expect(unsafe_code, reason = "rings and doorbells are memory shared with a device")]
+#![expect(unsafe_code, reason = "rings are memory shared with a device")]
 
-use std::any::Any;
 use std::ptr::NonNull;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use doorbell_spec::command::Sqe;
-use doorbell_spec::register::{self, offset};
 
-use crate::device::Doorbells;
+use super::doorbell::Doorbell;
 use crate::memory::Buffer;
 
 const SQE_WORDS: usize = size_of::<Sqe>() / 8;
 const CQE_WORDS: usize = 2;
-
-/// One doorbell register.
-pub(super) struct Doorbell {
-    register: NonNull<AtomicU32>,
-    /// Keeps the mapping.
-    _owner: Arc<dyn Any + Send + Sync>,
-}
-
-// SAFETY: the register is reached by atomic stores only, and the mapping lives as long as `_owner`.
-unsafe impl Send for Doorbell {}
-
-impl Doorbell {
-    /// The doorbell at `offset` in BAR0; `None` if it lies outside what is mapped.
-    pub(super) fn at(doorbells: &Doorbells, offset: u64) -> Option<Self> {
-        let within = offset.checked_sub(offset::DOORBELLS)?;
-        if within % 4 != 0 || within.checked_add(4)? > doorbells.len {
-            return None;
-        }
-        // SAFETY: `Doorbells` promises `len` accessible bytes from `base`; the four at `within` were just checked.
-        let register = unsafe { doorbells.base.byte_add(usize::try_from(within).ok()?) };
-        Some(Self { register: register.cast(), _owner: doorbells.owner.clone() })
-    }
-
-    /// Submission queue tail doorbell of queue `qid`.
-    pub(super) fn submission(doorbells: &Doorbells, qid: u16, dstrd: u8) -> Option<Self> {
-        Self::at(doorbells, register::sq_tail_doorbell(qid, dstrd))
-    }
-
-    /// Completion queue head doorbell of queue `qid`.
-    pub(super) fn completion(doorbells: &Doorbells, qid: u16, dstrd: u8) -> Option<Self> {
-        Self::at(doorbells, register::cq_head_doorbell(qid, dstrd))
-    }
-
-    /// Writes the doorbell, after everything stored before.
-    #[inline(always)]
-    pub(super) fn write(&self, value: u32) {
-        // A store barrier towards the device: ring entries are ordinary memory, the doorbell may be device memory.
-        // On x86 stores are seen in order, whatever the memory type, unless one of them is non-temporal: none is.
-        #[cfg(target_arch = "aarch64")]
-        // SAFETY: a barrier touches no memory.
-        unsafe {
-            std::arch::asm!("dmb oshst", options(nostack, preserves_flags));
-        }
-        // SAFETY: `at` checked that the register lies in the mapping, which `_owner` keeps.
-        unsafe { self.register.as_ref() }.store(value, Ordering::Release);
-    }
-}
 
 /// A ring of entries of `WORDS` words each, and a place in it. Kept as pointers: the next entry costs no arithmetic.
 struct Place<const WORDS: usize> {
@@ -190,16 +140,16 @@ impl Submission {
         self.room > 0
     }
 
-    /// Tells the device the tail, if it does not know it. True if the doorbell was written.
+    /// Tells the device the tail, if it does not know it. True if the doorbell register was written.
     #[inline(always)]
     pub(super) fn ring(&mut self) -> bool {
         let tail = self.tail.index();
         if tail == self.rung {
             return false;
         }
-        self.doorbell.write(tail);
+        let written = self.doorbell.write(self.rung, tail);
         self.rung = tail;
-        true
+        written
     }
 
     /// Notes the device's word for how far it has fetched; nothing rests on it yet.
@@ -295,16 +245,17 @@ impl Completions {
         consumed
     }
 
-    /// Tells the device what was consumed, once that is more than it can do without. True if the doorbell was written.
+    /// Tells the device what was consumed, once that is more than it can do without. True if the doorbell register was
+    /// written.
     #[inline(always)]
     pub(super) fn announce(&mut self) -> bool {
         let head = self.head.index();
         if self.head.distance(self.announced, head) <= self.lazy {
             return false;
         }
-        self.doorbell.write(head);
+        let written = self.doorbell.write(self.announced, head);
         self.announced = head;
-        true
+        written
     }
 }
 
