@@ -298,12 +298,9 @@ impl Controller {
         })
     }
 
-    /// The memory whose buffers alone the controller can reach; 0 over a network, where any will do.
+    /// Tells this controller from others, as its memory does.
     pub(crate) fn home(&self) -> usize {
-        match self.inner.link {
-            Link::Device(_) => self.inner.memory.home(),
-            Link::Tcp(_) => 0,
-        }
+        self.inner.memory.home()
     }
 
     /// A queue over what `open` makes of an identifier and the most bytes of a command.

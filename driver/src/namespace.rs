@@ -57,8 +57,7 @@ pub struct Namespace {
     /// Blocks of a Verify.
     max_verify: u32,
     blocks: u64,
-    /// As of the controller: a queue takes its own buffers only, so a buffer of the controller's makes sure that a command
-    /// of this format goes to no other one, which might move more data for it.
+    /// As of the controller, whose queues alone take commands of this format: another might move more data for them.
     home: usize,
     identify: Box<IdentifyNamespace>,
     controller: Controller,
@@ -196,7 +195,7 @@ impl Namespace {
 
     /// Makes every write that has completed durable.
     pub fn flush(&self) -> Io {
-        Io::internal(nvm::flush(self.id))
+        Io::internal(nvm::flush(self.id)).at(self.home)
     }
 
     /// Says that the contents of `ranges` (first block, blocks), 1 to 256 of them, are no longer needed. The list goes
@@ -217,7 +216,7 @@ impl Namespace {
         };
         let ranges_z = ranges.len().wrapping_sub(1) as u8;
         let command = nvm::dsm(self.id, ranges_z, DsmAttributes::new().with_ad(true));
-        Io::whole(command, Some(buffer), kind)
+        Io::whole(command, Some(buffer), kind).at(self.home)
     }
 
     #[inline(always)]
@@ -227,14 +226,19 @@ impl Namespace {
             block_shift: self.block_shift,
             boundary: self.boundary,
             max_blocks: MAX_BLOCKS,
+            home: self.home,
         };
-        let foreign = buffer.home() != self.home && self.home != 0;
-        let io = Io::data(command, buffer, extent);
-        if foreign { io.refuse(Invalid::Elsewhere) } else { io }
+        Io::data(command, buffer, extent)
     }
 
     fn without_data(&self, command: Sqe, blocks: u64, max_blocks: u32) -> Io {
-        let extent = Extent { blocks, block_shift: self.block_shift, boundary: 0, max_blocks };
+        let extent = Extent {
+            blocks,
+            block_shift: self.block_shift,
+            boundary: 0,
+            max_blocks,
+            home: self.home,
+        };
         Io::over(command, extent)
     }
 }

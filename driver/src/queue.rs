@@ -56,7 +56,7 @@ pub struct Queue<T: Transport = Any> {
     transport: T,
     slots: Slots,
     max_transfer: usize,
-    /// The memory whose I/O addresses mean anything to the device, which the transport keeps alive; 0 if it goes by none.
+    /// Whose queue it is: the memory of its controller, which the transport keeps alive. Only ever compared.
     home: usize,
     /// Something other than completions asks for the poller: completions kept back, operations waiting, a failure.
     attention: bool,
@@ -82,7 +82,8 @@ impl<T: Transport> Queue<T> {
     /// Operations of several commands that can be under way at once.
     const OPERATIONS: u16 = 64;
 
-    /// A queue over `transport`, which takes buffers of the memory `home` only; of any, if that is 0.
+    /// A queue over `transport` for namespaces of the controller whose memory is `home`, and for buffers of that memory; for
+    /// any buffer, if the transport is not direct.
     pub(crate) fn new(transport: T, home: usize, clock: Arc<dyn Clock>, timeout: Duration) -> Self {
         let limits = transport.limits();
         let operations = limits.depth.min(Self::OPERATIONS);
@@ -131,7 +132,7 @@ impl<T: Transport> Queue<T> {
                 break 'slow;
             }
             let Some(memory) = &buffer else { break 'slow };
-            if memory.home() != self.home {
+            if memory.home() != self.home || extent.home != self.home {
                 break 'slow;
             }
             let data = Data::of(memory);
@@ -172,9 +173,12 @@ impl<T: Transport> Queue<T> {
         if self.failure.is_some() {
             return Err(self.full(io));
         }
-        // The device would take the I/O address for one of its own.
+        if io.extent.home != 0 && io.extent.home != self.home {
+            return Err(Rejected { reason: Invalid::Elsewhere.into(), io });
+        }
+        // The device would take the I/O address for one of its own. Over a network there are none.
         let foreign = |buffer: &Buffer| buffer.home() != self.home;
-        if self.home != 0 && io.buffer.as_ref().is_some_and(foreign) {
+        if self.transport.limits().direct && io.buffer.as_ref().is_some_and(foreign) {
             return Err(Rejected { reason: Reason::Foreign, io });
         }
         let len = io.buffer.as_ref().map_or(0, |buffer| buffer.len());

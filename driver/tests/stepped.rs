@@ -7,7 +7,7 @@ use std::time::Duration;
 use doorbell::clock::Clock;
 use doorbell::device::embedded::{Embedded, SteppedClock};
 use doorbell::queue::Invalid;
-use doorbell::{Address, Config, Controller, QueueConfig, Reason};
+use doorbell::{Address, Config, Controller, Io, QueueConfig, Reason};
 
 fn attach(options: &str) -> (Controller, Arc<SteppedClock>) {
     let address = format!("embedded:{options}").parse().unwrap();
@@ -107,13 +107,19 @@ fn namespaces_and_buffers_of_different_controllers_are_kept_apart() {
     let namespace = one.namespace(1).unwrap();
     let mut queue = other.queue(small()).unwrap();
     // To the other controller, 8 blocks are 32 KiB: it must not be told of a buffer of 4.
-    for (buffer, why) in [
-        (one.buffer(4096).unwrap(), Reason::Foreign),
-        (other.buffer(4096).unwrap(), Reason::Invalid(Invalid::Elsewhere)),
-    ] {
-        let rejected = queue.stage(namespace.read(0, buffer)).unwrap_err();
-        assert_eq!(rejected.reason, why);
-        assert!(rejected.io.into_buffer().is_some());
+    let buffers = || [one.buffer(4096).unwrap(), other.buffer(4096).unwrap()];
+    let reads = buffers().map(|buffer| namespace.read(0, buffer));
+    let trims = buffers().map(|buffer| namespace.deallocate(&[(0, 1)], buffer));
+    // What moves no data would hit the other's blocks all the same.
+    let without_data = [namespace.write_zeroes(0, 1), namespace.verify(0, 1), namespace.flush()];
+    for io in reads.into_iter().chain(trims).chain(without_data) {
+        let moves_data = io.command().opcode() & 3 != 0;
+        let rejected = queue.stage(io).unwrap_err();
+        assert_eq!(rejected.reason, Reason::Invalid(Invalid::Elsewhere));
+        assert!(rejected.io.into_buffer().is_some() || !moves_data);
     }
+    let raw =
+        Io::raw(*namespace.read(0, other.buffer(4096).unwrap()).command(), one.buffer(4096).ok());
+    assert_eq!(queue.stage(raw).unwrap_err().reason, Reason::Foreign);
     assert_eq!(queue.in_flight(), 0);
 }

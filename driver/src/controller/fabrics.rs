@@ -261,7 +261,8 @@ fn bring_up(
     let (link, connected) = target.connect(&shape, CNTLID_DYNAMIC, kato, &**clock)?;
     let socket = Arc::downgrade(link.socket());
     let transport = Tcp::new(link, shape, clock.clone(), None, 0);
-    let mut admin = Queue::new(Any::Tcp(Box::new(transport)), 0, clock.clone(), timeout);
+    let mut admin =
+        Queue::new(Any::Tcp(Box::new(transport)), memory.home(), clock.clone(), timeout);
     let address = &target.address;
     let capabilities = with_registers(&mut admin, address, target.timeout, &**clock, |registers| {
         let capabilities = registers.inspect(Quirks::NONE)?;

@@ -20,11 +20,13 @@ pub(crate) struct Extent {
     pub(crate) boundary: u32,
     /// Blocks one command may have, whatever the data: 65,536 or a limit of the command.
     pub(crate) max_blocks: u32,
+    /// As of the controller whose namespace it is, which alone takes the command; 0 if it names none.
+    pub(crate) home: usize,
 }
 
 impl Extent {
     /// Of commands that cannot be divided.
-    const NONE: Self = Self { blocks: 0, block_shift: 0, boundary: 0, max_blocks: 0 };
+    const NONE: Self = Self { blocks: 0, block_shift: 0, boundary: 0, max_blocks: 0, home: 0 };
 
     /// Whether `len` bytes are not whole blocks.
     #[inline(always)]
@@ -101,9 +103,9 @@ pub enum Invalid {
         /// Which command.
         what: &'static str,
     },
-    /// The namespace is one controller's, the buffer another's.
+    /// The namespace is one controller's, the queue another's.
     #[error(
-        "the namespace belongs to one controller and the buffer to another; use the memory of the namespace's"
+        "the namespace belongs to one controller and the queue to another; open the namespace through the queue's"
     )]
     Elsewhere,
     /// The command would change what the driver's own memory safety rests on.
@@ -172,10 +174,9 @@ impl Io {
         Self { command, buffer: None, tag: 0, kind: Kind::Blocks, extent }
     }
 
-    /// Not to be sent.
-    #[cold]
-    pub(crate) fn refuse(mut self, why: Invalid) -> Self {
-        self.kind = Kind::Invalid(why);
+    /// About a namespace of the controller `home`.
+    pub(crate) fn at(mut self, home: usize) -> Self {
+        self.extent.home = home;
         self
     }
 

@@ -35,7 +35,7 @@ struct Operation {
 impl Operation {
     /// Blocks that the next command can carry.
     fn next_blocks(&self, max_transfer: usize) -> u64 {
-        let Extent { blocks, block_shift, boundary, max_blocks } = self.extent;
+        let Extent { blocks, block_shift, boundary, max_blocks, .. } = self.extent;
         let lba = self.command.slba();
         let left = blocks - self.sent;
         let mut count = left.min(u64::from(max_blocks));

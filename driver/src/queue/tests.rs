@@ -119,7 +119,13 @@ impl Bench {
 
     fn read(&self, lba: u64, blocks: usize, boundary: u32, tag: u64) -> Io {
         let block_shift = BLOCK.trailing_zeros() as u8;
-        let extent = Extent { blocks: 0, block_shift, boundary, max_blocks: 1 << 16 };
+        let extent = Extent {
+            blocks: 0,
+            block_shift,
+            boundary,
+            max_blocks: 1 << 16,
+            home: self.memory.home(),
+        };
         Io::data(nvm::read(1, lba, 0), self.buffer(blocks), extent).tag(tag)
     }
 }
@@ -436,7 +442,8 @@ fn futures_dropped_at_any_moment_neither_lose_nor_free_what_is_in_flight() {
 fn a_buffer_of_another_controller_is_given_back() {
     let mut bench = bench(4, 64 << 10);
     let other = memory();
-    let extent = Extent { blocks: 0, block_shift: 9, boundary: 0, max_blocks: 1 << 16 };
+    let home = bench.memory.home();
+    let extent = Extent { blocks: 0, block_shift: 9, boundary: 0, max_blocks: 1 << 16, home };
     let foreign = || other.allocate(BLOCK).unwrap();
     let data = Io::data(nvm::read(1, 0, 0), foreign(), extent);
     let raw = Io::raw(nvm::read(1, 0, 0), Some(foreign()));

@@ -77,7 +77,7 @@ impl Shadow {
     }
 
     /// Moves the shadow from `old` to `new`; true if the register has to be written as well (DB-1).
-    #[inline(never)]
+    #[inline(always)]
     fn pass(&self, old: u32, new: u32) -> bool {
         self.value().store(new, Ordering::Release);
         // The store before the load: the controller stores its event index and then loads the value once more.
