@@ -174,6 +174,15 @@ impl Controller {
         self.fetch(commands::get_log_page(request))
     }
 
+    /// The same, and the controller may report the next event that points to this page: for whoever got one.
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub fn event_page<T: LogPage>(&self) -> Result<Box<T>, CommandError> {
+        let dwords_z = (size_of::<T>() / 4 - 1) as u32;
+        self.fetch(commands::get_log_page(LogRequest::new(T::LID, dwords_z)))
+    }
+
     /// The error log, newest entry first, without the entries that were never used.
     ///
     /// # Errors

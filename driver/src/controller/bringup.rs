@@ -73,8 +73,20 @@ impl Capabilities {
         u32::from(self.cap.mqes_z()) + 1
     }
 
+    /// CC as this driver sets it, but for EN.
+    pub(crate) fn configuration(&self) -> Cc {
+        let all_command_sets = self.cap.css() & Cap::CSS_IOCS != 0;
+        Cc::new()
+            .with_css(if all_command_sets { Cc::CSS_ALL } else { Cc::CSS_NVM })
+            .with_mps((self.page_shift - 12) as u8)
+            .with_ams(Cc::AMS_ROUND_ROBIN)
+            .with_shn(Cc::SHN_NONE)
+            .with_iosqes(Cc::IOSQES_64)
+            .with_iocqes(Cc::IOCQES_16)
+    }
+
     /// The wait that CAP.TO asks for, at least `FLOOR`.
-    fn timeout(&self) -> Duration {
+    pub(crate) fn timeout(&self) -> Duration {
         STEP * u32::from(self.cap.to().max(1))
     }
 }
@@ -284,14 +296,7 @@ impl Registers<'_> {
             self.write64(offset::ACQ, acq.0)?;
         }
 
-        let all_command_sets = capabilities.cap.css() & Cap::CSS_IOCS != 0;
-        let cc = Cc::new()
-            .with_css(if all_command_sets { Cc::CSS_ALL } else { Cc::CSS_NVM })
-            .with_mps((capabilities.page_shift - 12) as u8)
-            .with_ams(Cc::AMS_ROUND_ROBIN)
-            .with_shn(Cc::SHN_NONE)
-            .with_iosqes(Cc::IOSQES_64)
-            .with_iocqes(Cc::IOCQES_16);
+        let cc = capabilities.configuration();
         self.write32(offset::CC, cc.into())?;
         // The wait may depend on what CC selects: read CAP again.
         let cap = Cap::from(self.read64(offset::CAP)?);

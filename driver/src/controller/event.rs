@@ -3,8 +3,9 @@
 use doorbell_spec::admin::{self as commands, AsyncEvent};
 use doorbell_spec::feature::Fid;
 use doorbell_spec::identify::IdentifyController;
+use doorbell_spec::register::Csts;
 
-use super::fabrics::KEEP_ALIVE_TAG;
+use super::fabrics::{KEEP_ALIVE_TAG, STOP_TAG, STOPPED_TAG};
 use super::{Controller, Inner, Link, lock};
 use crate::error::CommandError;
 use crate::queue::{Done, Io, Queue};
@@ -20,8 +21,8 @@ const MOST_KEPT: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// The controller reports it; the log page that it names says more, and has to be read before the controller reports
-    /// another of its kind.
+    /// The controller reports it; the log page that it names says more, and has to be read
+    /// ([`event_page`](Controller::event_page)) before the controller reports another of its kind.
     Reported(AsyncEvent),
     /// The association was lost, and there is a new one.
     Reconnected,
@@ -64,21 +65,30 @@ impl Events {
 /// One that does not take the feature may report all the same; one that takes no request fails it, see
 /// [`Inner::take_events`].
 pub(super) fn ask(admin: &mut Queue, identity: &IdentifyController) -> Result<(), CommandError> {
+    match admin.run(configuration(identity)) {
+        Ok(_) | Err(CommandError::Status { .. }) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(admin.submit(request())?)
+}
+
+/// What says which events a controller is to report.
+pub(super) fn configuration(identity: &IdentifyController) -> Io {
     const WARNINGS: u32 = 0x1f;
     let discovery = identity.cntrltype == IdentifyController::CNTRLTYPE_DISCOVERY;
     let notices = identity.oaes.get() & !0xff;
     let events = if discovery { notices } else { notices | WARNINGS };
-    let command = commands::set_features(Fid::ASYNC_EVENT_CONFIG, 0, events, false);
-    match admin.run(Io::internal(command)) {
-        Ok(_) | Err(CommandError::Status { .. }) => {}
-        Err(error) => return Err(error),
-    }
-    Ok(admin.submit(Io::internal(commands::async_event_request()).tag(EVENT_TAG))?)
+    Io::internal(commands::set_features(Fid::ASYNC_EVENT_CONFIG, 0, events, false))
+}
+
+/// What waits for the next event.
+pub(super) fn request() -> Io {
+    Io::internal(commands::async_event_request()).tag(EVENT_TAG)
 }
 
 impl Controller {
     /// Hands out what has happened since the last call, and keeps the controller alive; returns how many events there
-    /// were. Never blocks, unless a lost association is due to be made anew.
+    /// were. Never blocks.
     ///
     /// A controller across a network hears of this host by this, or by the poll of any of its I/O queues: call either a
     /// few times within the Keep Alive Timeout (5 s unless the address says otherwise).
@@ -110,8 +120,7 @@ impl Inner {
         self.drain_events(admin);
         let events = &mut *lock(&self.events);
         if events.outstanding == 0 && !events.refused {
-            let io = Io::internal(commands::async_event_request()).tag(EVENT_TAG);
-            events.outstanding = u8::from(admin.submit(io).is_ok());
+            events.outstanding = u8::from(admin.submit(request()).is_ok());
         }
     }
 
@@ -130,6 +139,17 @@ impl Inner {
             KEEP_ALIVE_TAG if outcome == Outcome::Completed => {
                 if let Link::Tcp(fabric) = &self.link {
                     fabric.answered();
+                }
+            }
+            STOP_TAG => {
+                if let Link::Tcp(fabric) = &self.link {
+                    fabric.stopping(status.is_success());
+                }
+            }
+            STOPPED_TAG => {
+                let csts = status.is_success().then(|| Csts::from(result as u32));
+                if let Link::Tcp(fabric) = &self.link {
+                    fabric.stopped(csts, self.clock.now());
                 }
             }
             _ => {}

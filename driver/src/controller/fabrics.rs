@@ -1,9 +1,11 @@
 //! A controller across a network: its association, properties as commands, Keep Alive, and the way back after a loss.
 //!
 //! No thread does any of it: whoever polls one of the controller's queues, or the controller, does it on the way, a few
-//! times a second. While the association is up that is one command without waiting for its answer. An attempt to
-//! connect again is made by one of them, and keeps that one for as long as it takes (`Config::exchange_timeout` for each
-//! step at most); the others go on.
+//! times a second, and none of them waits for an answer. An attempt to connect again takes one step at a poll
+//! ([`reconnect`]), each within `Config::exchange_timeout`. Only what a caller waits for anyway blocks: attaching, admin
+//! commands, making a queue.
+
+mod reconnect;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, Weak};
@@ -13,8 +15,10 @@ use doorbell_spec::admin as commands;
 use doorbell_spec::fabrics::command::{property_get, property_set};
 use doorbell_spec::fabrics::connect::CNTLID_DYNAMIC;
 use doorbell_spec::identify::IdentifyController;
+use doorbell_spec::register::{Csts, offset};
 use doorbell_spec::status::Status;
 
+use self::reconnect::{Back, Failed, Known, judge};
 use super::bringup::{Capabilities, Registers};
 use super::recovery::Recovery;
 use super::setup::{Introduction, enable_retry_delays, set_up};
@@ -26,8 +30,9 @@ use crate::memory::DmaMemory;
 use crate::queue::{Io, Queue};
 use crate::quirk::Quirks;
 use crate::transport::tcp::association::{Association, KeepAlive, Policy, Pulse, Standing};
+use crate::transport::tcp::attempt::{Attempt, next_turn, turn_of, wait};
 use crate::transport::tcp::target::{Link, Shape, Target};
-use crate::transport::tcp::{Keeper, LinkError, Socket, Tcp, TcpError};
+use crate::transport::tcp::{Keeper, LinkError, Reconnection, Socket, Tcp, TcpError};
 use crate::transport::{Any, Violation};
 
 /// Keep Alive Timeout where the address gives none.
@@ -43,13 +48,17 @@ const HANDOVER: Duration = Duration::from_secs(2);
 pub(super) const KEEP_ALIVE_TAG: u64 = u64::MAX;
 /// Tag of the driver's own Abort.
 const ABORT_TAG: u64 = u64::MAX - 2;
+/// Tags of what stops a controller whose association has been lost: CC.EN=0, and the look at CSTS.
+pub(super) const STOP_TAG: u64 = u64::MAX - 3;
+pub(super) const STOPPED_TAG: u64 = u64::MAX - 4;
 
 /// What a controller across a network needs beyond its admin queue.
 pub(super) struct Fabric {
     target: Target,
     kato: Duration,
-    queues: u16,
     state: Mutex<State>,
+    /// The attempt to make a new association that is under way.
+    attempt: Mutex<Option<Attempt<Result<Back, Failed>>>>,
 }
 
 struct State {
@@ -58,8 +67,20 @@ struct State {
     cntlid: u16,
     /// Commands that an abort has been sent for, by queue and command identifier, and when.
     aborted: BTreeMap<(u16, u16), Duration>,
-    /// Every connection of the association, to be ended with it.
+    /// The connections of the association, to be ended with it; that of the admin queue, and those of the others.
+    admin: Weak<Socket>,
     sockets: Vec<Weak<Socket>>,
+    /// What the controller of a lost association is being asked, so that it carries out nothing of it any more.
+    stopping: Option<Stopping>,
+}
+
+/// How far a controller is asked to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stopping {
+    /// CC.EN=0 is on its way, or CSTS asked for.
+    Asked,
+    /// CSTS is to be asked for.
+    Look,
 }
 
 /// An admin queue on which a controller has been brought up.
@@ -140,10 +161,12 @@ impl Fabric {
             keep_alive: KeepAlive::new(kato, traffic_based, clock.now()),
             cntlid: up.cntlid,
             aborted: BTreeMap::new(),
-            sockets: vec![up.socket],
+            admin: up.socket,
+            sockets: Vec::new(),
+            stopping: None,
         };
         let address = target.address.clone();
-        let fabric = Self { target, kato, queues, state: Mutex::new(state) };
+        let fabric = Self { target, kato, state: Mutex::new(state), attempt: Mutex::default() };
         Ok(Controller::assemble(Inner {
             admin: Mutex::new(up.admin),
             identity: up.identity,
@@ -161,21 +184,19 @@ impl Fabric {
         }))
     }
 
-    /// A connection for an I/O queue in the association that there is now.
-    fn open(&self, shape: &Shape, clock: &dyn Clock) -> Result<(Link, u64), TcpError> {
+    /// A connection for an I/O queue in the association that there is now. Never blocks.
+    async fn open(&self, shape: &Shape, clock: &dyn Clock) -> Result<(Link, u64), TcpError> {
         let (cntlid, epoch) = {
             let state = lock(&self.state);
             (state.cntlid, state.association.epoch())
         };
         let deadline = Deadline::after(clock, HANDOVER);
-        let mut round = 0;
         let (link, _) = loop {
-            match self.target.connect(shape, cntlid, Duration::ZERO, clock) {
+            match self.target.connect(shape, cntlid, Duration::ZERO, clock).await {
                 Err(TcpError::Refused { status, .. })
                     if is_taken(status) && !deadline.passed(clock) =>
                 {
-                    clock.pause(round, Duration::from_millis(1));
-                    round += 1;
+                    next_turn().await;
                 }
                 other => break other?,
             }
@@ -190,13 +211,43 @@ impl Fabric {
         Ok((link, epoch))
     }
 
-    fn lost(&self, epoch: u64, error: LinkError, now: Duration) {
+    /// The association `epoch` has been lost with one of its connections. `stop` says, if that is news, whether the
+    /// controller is asked to stop; its admin queue is kept until it has.
+    fn lost(&self, epoch: u64, error: LinkError, now: Duration, stop: impl FnOnce() -> bool) {
         let mut state = lock(&self.state);
-        if state.association.lost(epoch, error, now) {
-            // Nothing that the kernel holds of any queue may reach the target from here on.
-            for socket in state.sockets.drain(..).filter_map(|socket| socket.upgrade()) {
-                socket.abort();
+        if !state.association.lost(epoch, error, now) {
+            return;
+        }
+        // Nothing that the kernel holds of any queue may reach the target from here on.
+        for socket in state.sockets.drain(..).filter_map(|socket| socket.upgrade()) {
+            socket.abort();
+        }
+        state.stopping = stop().then_some(Stopping::Asked);
+        if state.stopping.is_none() {
+            state.end_admin();
+        }
+    }
+
+    /// CC.EN=0 has been answered.
+    pub(super) fn stopping(&self, success: bool) {
+        let state = &mut *lock(&self.state);
+        match success {
+            true => state.stopping = state.stopping.map(|_| Stopping::Look),
+            false => state.stop_ends(),
+        }
+    }
+
+    /// CSTS has been read, or could not be.
+    pub(super) fn stopped(&self, csts: Option<Csts>, now: Duration) {
+        let state = &mut *lock(&self.state);
+        match csts {
+            Some(csts) if csts.rdy() => state.stopping = state.stopping.map(|_| Stopping::Look),
+            Some(_) if state.stopping.is_some() => {
+                // It has confirmed that nothing of the old association will be carried out.
+                state.association.is_quiet(now);
+                state.stop_ends();
             }
+            _ => state.stop_ends(),
         }
     }
 
@@ -222,6 +273,21 @@ impl Fabric {
 
     pub(super) fn answered(&self) {
         lock(&self.state).keep_alive.answered();
+    }
+}
+
+impl State {
+    /// The controller is not asked to stop any more: it has, or it will not say so.
+    fn stop_ends(&mut self) {
+        if self.stopping.take().is_some() {
+            self.end_admin();
+        }
+    }
+
+    fn end_admin(&mut self) {
+        if let Some(socket) = std::mem::take(&mut self.admin).upgrade() {
+            socket.abort();
+        }
     }
 }
 
@@ -258,7 +324,8 @@ fn bring_up(
     clock: &Arc<dyn Clock>,
 ) -> Result<Up, AttachError> {
     let shape = Shape::admin(Controller::ADMIN_DEPTH, Controller::ADMIN_TRANSFER, timeout);
-    let (link, connected) = target.connect(&shape, CNTLID_DYNAMIC, kato, &**clock)?;
+    let connecting = target.connect(&shape, CNTLID_DYNAMIC, kato, &**clock);
+    let (link, connected) = wait(&**clock, connecting)?;
     let socket = Arc::downgrade(link.socket());
     let transport = Tcp::new(link, shape, clock.clone(), None, 0);
     let mut admin =
@@ -319,10 +386,39 @@ impl Inner {
         let max_in_capsule = self.identity.max_in_capsule() as usize;
         let disconnect = self.identity.ofcs.get() & IdentifyController::OFCS_DISCONNECT != 0;
         let shape = Shape { qid, depth, max_transfer, max_in_capsule, disconnect, timeout };
-        let (link, epoch) = fabric.open(&shape, &*self.clock)?;
+        let (link, epoch) = self.open_in_time(fabric, &shape)?;
         let keeper: Arc<dyn Keeper> = self.clone();
         let transport = Tcp::new(link, shape, self.clock.clone(), Some(keeper), epoch);
         Ok(Any::Tcp(Box::new(transport)))
+    }
+
+    /// A connection for a new queue, whose maker waits for an association that is about to come back.
+    fn open_in_time(&self, fabric: &Fabric, shape: &Shape) -> Result<(Link, u64), TcpError> {
+        let clock = &*self.clock;
+        let deadline = Deadline::after(clock, shape.timeout);
+        let lost = |source| {
+            let (address, during) = (fabric.target.address.clone(), "waiting to connect again");
+            TcpError::Link { address, during, source }
+        };
+        let mut round = 0;
+        loop {
+            match self.tend(false) {
+                Standing::Up(epoch) => match wait(clock, fabric.open(shape, clock)) {
+                    // What was opened in an association that is lost by now is of no use.
+                    result if self.tend(false) == Standing::Up(epoch) => return result,
+                    _ => {}
+                },
+                Standing::Over(error) => return Err(lost(error)),
+                Standing::Down { failing, .. } => {
+                    if failing || deadline.passed(clock) {
+                        let what = "the attempts to connect again";
+                        return Err(lost(LinkError::TimedOut { what, after: deadline.after }));
+                    }
+                    clock.pause(round, Duration::from_millis(1));
+                    round += 1;
+                }
+            }
+        }
     }
 
     /// Tends the association, through an admin queue that nobody else uses now.
@@ -337,15 +433,18 @@ impl Inner {
             (is_up(state, now), state.association.is_due(now))
         };
         if due {
+            // Whether or not the controller has said that it stopped: long enough has been waited.
+            lock(&fabric.state).stop_ends();
             return self.recover(fabric, admin);
         }
+        *lock(&fabric.attempt) = None;
         if !up {
-            return;
+            return self.see_it_stop(fabric, admin);
         }
         self.take_events(admin);
         let epoch = lock(&fabric.state).association.epoch();
         if let Some(Violation::Lost(error)) = admin.failure() {
-            return fabric.lost(epoch, error, now);
+            return fabric.lost(epoch, error, now, || false);
         }
         let pulse = lock(&fabric.state).keep_alive.check(traffic, now);
         match pulse {
@@ -358,67 +457,60 @@ impl Inner {
             }
             Pulse::Lost => {
                 let error = LinkError::TimedOut { what: "Keep Alive", after: fabric.kato };
-                fabric.lost(epoch, error, now);
+                fabric.lost(epoch, error, now, || false);
             }
         }
     }
 
-    /// One attempt to make a new association.
+    /// Looks whether the controller of a lost association has stopped.
+    fn see_it_stop(&self, fabric: &Fabric, admin: &mut Queue) {
+        if lock(&fabric.state).stopping.is_none() {
+            return;
+        }
+        self.take_events(admin);
+        let mut state = lock(&fabric.state);
+        if state.stopping == Some(Stopping::Look) {
+            let csts = Io::internal(property_get(offset::CSTS as u32, 4)).tag(STOPPED_TAG);
+            state.stopping = admin.submit(csts).is_ok().then_some(Stopping::Asked);
+        }
+        if admin.failure().is_some() || state.stopping.is_none() {
+            state.stopping.get_or_insert(Stopping::Asked);
+            state.stop_ends();
+        }
+    }
+
+    /// One step of an attempt to make a new association.
     fn recover(&self, fabric: &Fabric, admin: &mut Queue) {
-        let found = bring_up(
-            &fabric.target,
-            fabric.kato,
-            fabric.queues,
-            self.admin_timeout,
-            &self.memory,
-            &self.clock,
-        );
-        let now = self.clock.now();
-        let failed = |error, for_good| lock(&fabric.state).association.failed(error, for_good, now);
-        let up = match found {
-            Ok(up) => up,
-            Err(error) => {
-                let (error, for_good) = judge(&error);
-                return failed(error, for_good);
-            }
+        let mut attempt = lock(&fabric.attempt);
+        let known = || Known {
+            target: fabric.target.clone(),
+            kato: fabric.kato,
+            identity: *self.identity,
+            capabilities: self.capabilities,
+            limits: self.limits,
+            admin_timeout: self.admin_timeout,
+            memory: self.memory.clone(),
+            clock: self.clock.clone(),
         };
-        // Queues, namespaces and buffers rest on what the controller said of itself before.
-        let same = up.identity.serial() == self.identity.serial()
-            && up.identity.model() == self.identity.model()
-            && up.identity.subnqn == self.identity.subnqn
-            && up.limits.max_transfer >= self.limits.max_transfer
-            && up.limits.max_queue_entries >= self.limits.max_queue_entries
-            && up.identity.max_in_capsule() == self.identity.max_in_capsule();
-        if !same {
-            return failed(LinkError::Changed, true);
+        let step = attempt.get_or_insert_with(|| reconnect::attempt(known()));
+        let Some(result) = turn_of(step) else { return };
+        *attempt = None;
+        let now = self.clock.now();
+        let state = &mut *lock(&fabric.state);
+        match result {
+            Ok(back) => {
+                let traffic_based = self.identity.ctratt().tbkas();
+                state.keep_alive = KeepAlive::new(fabric.kato, traffic_based, now);
+                state.cntlid = back.cntlid;
+                state.aborted.clear();
+                state.admin = back.socket;
+                state.sockets.clear();
+                state.association.up();
+                *admin = back.admin;
+                lock(&self.events).restart(Event::Reconnected);
+            }
+            Err((error, for_good)) => state.association.failed(error, for_good, now),
         }
-        {
-            let state = &mut *lock(&fabric.state);
-            let traffic_based = up.identity.ctratt().tbkas();
-            state.keep_alive = KeepAlive::new(fabric.kato, traffic_based, now);
-            state.cntlid = up.cntlid;
-            state.aborted.clear();
-            state.sockets = vec![up.socket];
-            state.association.up();
-        }
-        *admin = up.admin;
-        lock(&self.events).restart(Event::Reconnected);
-    }
-}
-
-/// What an attempt that failed means for the next one.
-fn judge(error: &AttachError) -> (LinkError, bool) {
-    match error {
-        AttachError::Tcp(TcpError::Link { source, .. }) => (*source, *source == LinkError::Digests),
-        AttachError::Tcp(TcpError::Refused { status, .. }) => {
-            (LinkError::Refused { status: *status }, status.dnr())
-        }
-        AttachError::Tcp(TcpError::Socket { source, .. }) => {
-            (LinkError::Socket { errno: source.raw_os_error().unwrap_or(0) }, false)
-        }
-        AttachError::Tcp(TcpError::Resolve { .. }) => (LinkError::Unresolved, false),
-        AttachError::Unusable { .. } => (LinkError::Changed, true),
-        _ => (LinkError::NotUp, false),
     }
 }
 
@@ -436,33 +528,29 @@ impl Keeper for Inner {
 
     fn lost(&self, epoch: u64, error: LinkError) {
         let super::Link::Tcp(fabric) = &self.link else { return };
-        let now = self.clock.now();
         // A controller that can still be reached is asked to stop: then nothing old can happen any more.
-        let alive = !fabric.is_down(now) && lock(&fabric.state).association.epoch() == epoch;
-        let stopped = alive
-            && self.admin.try_lock().is_ok_and(|mut admin| {
-                admin.failure().is_none()
-                    && fabric.with_registers(&mut admin, &*self.clock, |registers| {
-                        registers.disable(&self.capabilities).is_ok()
-                    })
-            });
-        fabric.lost(epoch, error, now);
-        if stopped {
-            lock(&fabric.state).association.is_quiet(self.clock.now());
-        }
+        let ask = || {
+            let cc = u32::from(self.capabilities.configuration());
+            let stop = Io::internal(property_set(offset::CC as u32, 4, cc.into())).tag(STOP_TAG);
+            let admin = self.admin.try_lock();
+            admin.is_ok_and(|mut admin| admin.failure().is_none() && admin.submit(stop).is_ok())
+        };
+        fabric.lost(epoch, error, self.clock.now(), ask);
     }
 
-    fn reconnect(&self, shape: &Shape) -> Option<(Link, u64)> {
-        let super::Link::Tcp(fabric) = &self.link else { return None };
-        let epoch = lock(&fabric.state).association.epoch();
-        match fabric.open(shape, &*self.clock) {
-            Ok(opened) => Some(opened),
-            Err(error) => {
-                let (error, _) = judge(&error.into());
-                fabric.lost(epoch, error, self.clock.now());
-                None
+    fn reconnect(self: Arc<Self>, shape: Shape) -> Reconnection {
+        Box::pin(async move {
+            let super::Link::Tcp(fabric) = &self.link else { return None };
+            let epoch = lock(&fabric.state).association.epoch();
+            match fabric.open(&shape, &*self.clock).await {
+                Ok(opened) => Some(opened),
+                Err(error) => {
+                    let (error, _) = judge(&error.into());
+                    Keeper::lost(&*self, epoch, error);
+                    None
+                }
             }
-        }
+        })
     }
 
     fn abort(&self, shape: &Shape, cid: u16) -> bool {

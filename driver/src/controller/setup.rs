@@ -97,19 +97,25 @@ fn without_data(
 
 /// INIT-12: asks for `wanted` (not 0) queues of each kind; returns how many there are.
 fn number_of_queues(admin: &mut Queue, wanted: u16) -> Result<u16, CommandError> {
-    let wanted_z = u32::from(wanted.min(u16::MAX - 1) - 1);
-    let command =
-        commands::set_features(Fid::NUMBER_OF_QUEUES, 0, wanted_z | wanted_z << 16, false);
-    match admin.run(Io::raw(command, None)) {
-        Ok(done) => {
-            let granted = (done.result as u16).min((done.result >> 16) as u16);
-            // Never more than asked for; FFFFh would wrap to none (PIT-51).
-            Ok(granted.saturating_add(1).min(wanted))
-        }
+    match admin.run(Io::raw(queues_wanted(wanted), None)) {
+        Ok(done) => Ok(queues_granted(done.result, wanted)),
         // A controller that has no I/O queues to give is still good for admin commands.
         Err(CommandError::Status { .. }) => Ok(0),
         Err(error) => Err(error),
     }
+}
+
+/// The command that asks for `wanted` (not 0) queues of each kind.
+pub(super) fn queues_wanted(wanted: u16) -> Sqe {
+    let wanted_z = u32::from(wanted.min(u16::MAX - 1) - 1);
+    commands::set_features(Fid::NUMBER_OF_QUEUES, 0, wanted_z | wanted_z << 16, false)
+}
+
+/// How many its completion grants.
+pub(super) fn queues_granted(result: u64, wanted: u16) -> u16 {
+    let granted = (result as u16).min((result >> 16) as u16);
+    // Never more than asked for; FFFFh would wrap to none (PIT-51).
+    granted.saturating_add(1).min(wanted)
 }
 
 /// What the controller means by its delays 1 to 3 (CRDT1 to CRDT3); none where it has none.
@@ -211,13 +217,18 @@ pub(super) fn enable_retry_delays(
     memory: &Arc<DmaMemory>,
     identity: &IdentifyController,
 ) -> Result<(), CommandError> {
-    if identity.crdt1.get() == 0 {
-        return Ok(());
+    match host_behavior(identity) {
+        Some((command, behavior)) => hand(admin, memory, command, behavior.as_bytes()),
+        None => Ok(()),
     }
+}
+
+/// The command that tells it, and its data; none for a controller without delays.
+pub(super) fn host_behavior(identity: &IdentifyController) -> Option<(Sqe, HostBehavior)> {
     let mut behavior = HostBehavior::new_zeroed();
     behavior.acre = 1;
     let command = commands::set_features(Fid::HOST_BEHAVIOR, 0, 0, false);
-    hand(admin, memory, command, behavior.as_bytes())
+    (identity.crdt1.get() != 0).then_some((command, behavior))
 }
 
 /// Runs `command` with `data` for the controller, which may refuse it.

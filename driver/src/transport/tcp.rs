@@ -10,6 +10,7 @@
 //! controller that may be connected again keeps what is staged from then on, and sends it when it is.
 
 pub(crate) mod association;
+pub(crate) mod attempt;
 mod connection;
 #[doc(hidden)]
 pub mod converse;
@@ -30,6 +31,7 @@ use doorbell_spec::fabrics::command::disconnect;
 use doorbell_spec::status::Status;
 
 use self::association::Standing;
+use self::attempt::{Attempt, turn_of};
 use self::connection::Connection;
 pub use self::error::{LinkError, TcpError};
 pub(crate) use self::host::Host;
@@ -49,13 +51,16 @@ pub(crate) trait Keeper: Send + Sync {
     fn tend(&self, traffic: bool) -> Standing;
     /// The connection of a queue of association `epoch` has been lost.
     fn lost(&self, epoch: u64, error: LinkError);
-    /// A new connection for a queue, in the association that there is now.
-    fn reconnect(&self, shape: &Shape) -> Option<(Link, u64)>;
+    /// A new connection for a queue, in the association that there is now; none if it was lost as well.
+    fn reconnect(self: Arc<Self>, shape: Shape) -> Reconnection;
     /// Asks the controller to abort command `cid` of a queue; false if it has been asked before.
     fn abort(&self, shape: &Shape, cid: u16) -> bool;
     /// Queue `qid` is closed.
     fn closed(&self, qid: u16);
 }
+
+/// A queue's new connection on its way, with the association that it belongs to.
+pub(crate) type Reconnection = Attempt<Option<(Link, u64)>>;
 
 /// One queue pair over one connection. Belongs to one thread at a time.
 pub struct Tcp {
@@ -81,6 +86,8 @@ pub struct Tcp {
     traffic: bool,
     /// Commands staged while there is no connection.
     waiting: VecDeque<Waiting>,
+    /// A new connection on its way, and the association that it is to belong to.
+    attempt: Option<(u64, Reconnection)>,
 }
 
 struct Waiting {
@@ -122,6 +129,7 @@ impl Tcp {
             clock,
             traffic: false,
             waiting: VecDeque::new(),
+            attempt: None,
         }
     }
 
@@ -230,13 +238,18 @@ impl Tcp {
                 outcome: Outcome::NotSent,
             })
         };
+        if !matches!(standing, Standing::Up(_)) {
+            self.attempt = None;
+        }
         let failed = match standing {
-            Standing::Up(_) => {
-                self.reconnect(&*keeper);
+            Standing::Up(epoch) => {
+                self.reconnect(keeper, epoch);
                 return Ok(None);
             }
-            Standing::Down { failing: false } => None,
-            Standing::Down { failing: true } => fail_one(self),
+            Standing::Down { failing: true, .. } => fail_one(self),
+            // Whoever has an attempt made looks after it at every poll.
+            Standing::Down { trying: true, .. } => return Ok(None),
+            Standing::Down { .. } => None,
             Standing::Over(error) => match fail_one(self) {
                 None => return Err(Violation::Lost(error)),
                 failed => failed,
@@ -248,9 +261,23 @@ impl Tcp {
         Ok(failed)
     }
 
-    fn reconnect(&mut self, keeper: &dyn Keeper) {
-        self.next_look = self.clock.now().saturating_add(LOOK);
-        let Some((link, epoch)) = keeper.reconnect(&self.shape) else { return };
+    /// One turn of the attempt to connect again.
+    fn reconnect(&mut self, keeper: Arc<dyn Keeper>, epoch: u64) {
+        let attempt = match self.attempt.take_if(|attempt| attempt.0 != epoch) {
+            // The association that it was for has been lost as well.
+            Some(_) => None,
+            None => self.attempt.as_mut(),
+        };
+        let Some((_, attempt)) = attempt else {
+            self.attempt = Some((epoch, keeper.reconnect(self.shape)));
+            return;
+        };
+        let Some(result) = turn_of(attempt) else { return };
+        self.attempt = None;
+        let Some((link, epoch)) = result else {
+            self.next_look = self.clock.now().saturating_add(LOOK);
+            return;
+        };
         (self.connection, self.socket) = (link.connection, Some(link.socket));
         (self.error, self.broken, self.drained) = (None, None, false);
         self.epoch = epoch;
@@ -356,6 +383,7 @@ impl Transport for Tcp {
             if idle { socket.close() } else { socket.abort() }
         }
         self.waiting.clear();
+        self.attempt = None;
         if let Some(keeper) = self.keeper.take() {
             keeper.closed(self.shape.qid);
         }

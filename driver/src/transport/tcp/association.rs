@@ -31,6 +31,8 @@ pub(crate) enum Standing {
     Down {
         /// The fast-fail time-out has passed.
         failing: bool,
+        /// It is time for an attempt, which wants to be looked after.
+        trying: bool,
     },
     /// It is lost for good.
     Over(LinkError),
@@ -124,7 +126,8 @@ impl Association {
                     self.state = State::Over(error);
                     return Standing::Over(error);
                 }
-                Standing::Down { failing: gone >= self.policy.fast_fail }
+                let trying = self.is_due(now);
+                Standing::Down { failing: gone >= self.policy.fast_fail, trying }
             }
             State::Over(error) => Standing::Over(error),
         }
@@ -216,8 +219,18 @@ mod tests {
         assert!(association.is_due(seconds(110)), "quiet");
         association.failed(LinkError::Closed, false, seconds(110));
         assert!(!association.is_due(seconds(110)) && association.is_due(seconds(111)));
-        assert_eq!(association.standing(seconds(104)), Standing::Down { failing: false });
-        assert_eq!(association.standing(seconds(105)), Standing::Down { failing: true });
+        assert_eq!(
+            association.standing(seconds(104)),
+            Standing::Down { failing: false, trying: false }
+        );
+        assert_eq!(
+            association.standing(seconds(105)),
+            Standing::Down { failing: true, trying: false }
+        );
+        assert_eq!(
+            association.standing(seconds(111)),
+            Standing::Down { failing: true, trying: true }
+        );
         association.up();
         assert_eq!(association.standing(seconds(112)), Standing::Up(2));
         assert!(!association.lost(1, LinkError::Closed, seconds(113)), "late news of the old one");

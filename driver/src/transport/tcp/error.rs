@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use doorbell_spec::fabrics::connect::ConnectInvalid;
 use doorbell_spec::fabrics::header::Violation;
 use doorbell_spec::status::Status;
+use rustix::io::Errno;
 
 /// Why a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -58,9 +60,6 @@ pub enum LinkError {
     /// The controller that answers now is another one, or less than it was.
     #[error("the controller that answers now is not the one that was attached; attach it again")]
     Changed,
-    /// The target's name has no address any more.
-    #[error("the target's name cannot be resolved")]
-    Unresolved,
     /// The controller did not come up again.
     #[error("the controller did not come up again")]
     NotUp,
@@ -143,6 +142,22 @@ pub enum TcpError {
         /// What is wrong with the host NQN or identifier.
         what: String,
     },
+}
+
+impl TcpError {
+    /// `peer` did not take a connection.
+    pub(super) fn unreached(address: &str, peer: SocketAddr, error: Errno) -> Self {
+        let hint = match error {
+            Errno::CONNREFUSED => "; nothing listens there: is the target running, on this port?",
+            Errno::TIMEDOUT => {
+                "; no answer: is the host up, and does a firewall let the port through?"
+            }
+            Errno::HOSTUNREACH | Errno::NETUNREACH => "; there is no route to it",
+            _ => "",
+        };
+        let (peer, source) = (peer.to_string(), error.into());
+        Self::Socket { address: address.to_owned(), peer, source, hint }
+    }
 }
 
 /// A refused Connect in words.

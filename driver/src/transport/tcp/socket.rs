@@ -1,86 +1,53 @@
 //! The socket: the only file of the TCP transport that talks to the kernel.
 //!
-//! Non-blocking once connected. [`Socket::abort`] ends a connection from any thread, with a reset and without sending
+//! Non-blocking from the first moment. [`Socket::abort`] ends a connection from any thread, with a reset and without sending
 //! what the kernel still holds: after it nothing of this connection reaches the target.
 
 use std::io::{IoSlice, IoSliceMut};
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use rustix::io::{Errno, ioctl_fionbio, readv};
-use rustix::net::sockopt::{Timeout, set_socket_linger, set_socket_timeout, set_tcp_nodelay};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, readv};
+use rustix::net::sockopt::{set_socket_linger, set_tcp_nodelay, socket_error};
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags, SocketType,
     connect, connect_unspec, recv, sendmsg, shutdown, socket_with,
 };
 
-use super::error::{LinkError, TcpError};
+use super::error::LinkError;
 
-/// A connected TCP socket.
+/// A TCP socket that is connected, or begins to be.
 #[derive(Debug)]
 pub(crate) struct Socket {
     fd: OwnedFd,
 }
 
-/// Addresses of one name that are tried.
-const MOST_ADDRESSES: usize = 8;
-
 impl Socket {
-    /// Connects to `host`, a name or an address, within `timeout` for each of its addresses.
-    pub(super) fn connect(
-        address: &str,
-        host: &str,
-        port: u16,
-        timeout: Duration,
-    ) -> Result<Self, TcpError> {
-        let resolve = |source| TcpError::Resolve {
-            address: address.to_owned(),
-            host: host.to_owned(),
-            source,
-        };
-        let peers = (host, port).to_socket_addrs().map_err(resolve)?;
-        let mut last = None;
-        for peer in peers.take(MOST_ADDRESSES) {
-            match Self::connect_to(peer, timeout) {
-                Ok(socket) => return Ok(socket),
-                Err(error) => last = Some((peer, error)),
-            }
-        }
-        let Some((peer, error)) = last else {
-            return Err(resolve(std::io::ErrorKind::NotFound.into()));
-        };
-        let hint = match error {
-            Errno::CONNREFUSED => "; nothing listens there: is the target running, on this port?",
-            Errno::INPROGRESS | Errno::AGAIN | Errno::TIMEDOUT => {
-                "; no answer: is the host up, and does a firewall let the port through?"
-            }
-            Errno::HOSTUNREACH | Errno::NETUNREACH => "; there is no route to it",
-            _ => "",
-        };
-        let error = if error == Errno::INPROGRESS { Errno::TIMEDOUT } else { error };
-        let (peer, source) = (peer.to_string(), error.into());
-        Err(TcpError::Socket { address: address.to_owned(), peer, source, hint })
-    }
-
-    fn connect_to(peer: SocketAddr, timeout: Duration) -> Result<Self, Errno> {
+    /// Begins to connect to `peer`.
+    pub(super) fn begin(peer: SocketAddr) -> Result<Self, Errno> {
         let family = if peer.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        let fd = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-        // Bounds `connect` as well. A zero timeout would mean none.
-        let timeout = timeout.max(Duration::from_millis(1));
-        set_socket_timeout(&fd, Timeout::Send, Some(timeout))?;
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let fd = socket_with(family, SocketType::STREAM, flags, None)?;
         set_tcp_nodelay(&fd, true)?;
         // What is not sent when it is closed never will be.
         set_socket_linger(&fd, Some(Duration::ZERO))?;
-        loop {
-            match connect(&fd, &peer) {
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error),
-                Ok(()) => break,
-            }
+        match connect(&fd, &peer) {
+            Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => Ok(Self { fd }),
+            Err(error) => Err(error),
         }
-        ioctl_fionbio(&fd, true)?;
-        Ok(Self { fd })
+    }
+
+    /// Whether it is connected by now.
+    pub(super) fn is_connected(&self) -> Result<bool, Errno> {
+        let mut asked = [PollFd::new(&self.fd, PollFlags::OUT)];
+        match poll(&mut asked, Some(&Timespec::default())) {
+            Ok(0) | Err(Errno::INTR) => return Ok(false),
+            Ok(_) => {}
+            Err(error) => return Err(error),
+        }
+        socket_error(&self.fd)?.map(|()| true)
     }
 
     /// Sends what the kernel takes now; 0 if it takes nothing.

@@ -1,6 +1,7 @@
 //! A target, and how a connection to it is made: TCP, ICReq, Connect.
 
 use std::io::IoSlice;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,9 @@ use doorbell_spec::fabrics::command::{ConnectCdw11, connect, connect_offset};
 use doorbell_spec::fabrics::connect::{ConnectData, ConnectInvalid, ConnectResult};
 use doorbell_spec::fabrics::pdu::Digests;
 use doorbell_spec::status::Status;
+use rustix::io::Errno;
 
+use super::attempt::next_turn;
 use super::connection::{Connection, Parameters};
 use super::error::{LinkError, TcpError};
 use super::host::Host;
@@ -25,6 +28,8 @@ pub(crate) struct Target {
     /// The subsystem.
     pub(crate) nqn: String,
     pub(crate) host: Host,
+    /// What its name meant when it was attached; it is not looked up again.
+    peers: Vec<SocketAddr>,
     /// How long each step of connecting may take.
     pub(crate) timeout: Duration,
 }
@@ -73,9 +78,12 @@ impl Link {
 const INPUT: usize = 64 << 10;
 /// R2Ts for one command at once, minus one.
 const MAXR2T_Z: u8 = 15;
+/// Addresses of one name that are tried.
+const MOST_ADDRESSES: usize = 8;
 
 impl Target {
-    /// The subsystem `nqn` at the place that `options` name.
+    /// The subsystem `nqn` at the place that `options` name. Looks a name up, which may take as long as the system lets
+    /// it; nothing later does.
     pub(crate) fn new(
         options: &TcpOptions,
         nqn: String,
@@ -84,11 +92,21 @@ impl Target {
         let address = Address::Tcp(options.clone()).to_string();
         let host =
             Host::of(options).map_err(|what| TcpError::Host { address: address.clone(), what })?;
-        Ok(Self { address, options: options.clone(), nqn, host, timeout })
+        let name = &options.host;
+        let unknown = |source| {
+            let (address, host) = (address.clone(), name.clone());
+            TcpError::Resolve { address, host, source }
+        };
+        let peers = (name.as_str(), options.port_or_default()).to_socket_addrs();
+        let peers: Vec<_> = peers.map_err(unknown)?.take(MOST_ADDRESSES).collect();
+        if peers.is_empty() {
+            return Err(unknown(std::io::ErrorKind::NotFound.into()));
+        }
+        Ok(Self { address, options: options.clone(), nqn, host, peers, timeout })
     }
 
-    /// A connection for one queue, of the controller `cntlid`; `kato` is the admin queue's.
-    pub(crate) fn connect(
+    /// A connection for one queue, of the controller `cntlid`; `kato` is the admin queue's. Never blocks.
+    pub(crate) async fn connect(
         &self,
         shape: &Shape,
         cntlid: u16,
@@ -97,19 +115,19 @@ impl Target {
     ) -> Result<(Link, ConnectResult), TcpError> {
         // The slots of a queue bound what is in flight, so that flow control only adds a message to each read.
         let wanted = self.options.flow_control.unwrap_or(false);
-        match self.connect_with(wanted, shape, cntlid, kato, clock) {
+        match self.connect_with(wanted, shape, cntlid, kato, clock).await {
             Err(TcpError::Refused { status, result, .. })
                 if self.options.flow_control.is_none()
                     && status.is(Status::FABRICS_CONNECT_INVALID)
                     && result == ConnectInvalid::command(connect_offset::CATTR).into_bits() =>
             {
-                self.connect_with(true, shape, cntlid, kato, clock)
+                self.connect_with(true, shape, cntlid, kato, clock).await
             }
             other => other,
         }
     }
 
-    fn connect_with(
+    async fn connect_with(
         &self,
         flow_control: bool,
         shape: &Shape,
@@ -117,9 +135,8 @@ impl Target {
         kato: Duration,
         clock: &dyn Clock,
     ) -> Result<(Link, ConnectResult), TcpError> {
-        let TcpOptions { host, header_digest, data_digest, .. } = &self.options;
-        let port = self.options.port_or_default();
-        let socket = Socket::connect(&self.address, host, port, self.timeout)?;
+        let TcpOptions { header_digest, data_digest, .. } = &self.options;
+        let socket = self.reach(clock).await?;
         let digests = Digests::new().with_header(*header_digest).with_data(*data_digest);
         let parameters = Parameters {
             depth: shape.depth,
@@ -136,6 +153,7 @@ impl Target {
             let next = connection.next()?;
             Ok((next.is_some() || connection.is_initialized()).then_some(()))
         })
+        .await
         .map_err(|error| failed("initializing the connection", error))?;
 
         let queue = ConnectCdw11::new()
@@ -149,6 +167,7 @@ impl Target {
         connection.stage_connect(command, &data);
         let completion = self
             .wait(&mut connection, &socket, clock, "Connect", Connection::next)
+            .await
             .map_err(|error| failed("Connect", error))?;
         let result = completion.result as u32;
         if !completion.status.is_success() {
@@ -169,17 +188,41 @@ impl Target {
         Ok((Link { connection, socket: Arc::new(socket) }, result))
     }
 
+    /// A socket to the first of the target's addresses that answers.
+    async fn reach(&self, clock: &dyn Clock) -> Result<Socket, TcpError> {
+        let mut last = None;
+        for &peer in &self.peers {
+            match self.reach_one(peer, clock).await {
+                Ok(socket) => return Ok(socket),
+                Err(error) => last = Some((peer, error)),
+            }
+        }
+        let Some((peer, error)) = last else { unreachable!("a target has an address") };
+        Err(TcpError::unreached(&self.address, peer, error))
+    }
+
+    async fn reach_one(&self, peer: SocketAddr, clock: &dyn Clock) -> Result<Socket, Errno> {
+        let deadline = Deadline::after(clock, self.timeout);
+        let socket = Socket::begin(peer)?;
+        while !socket.is_connected()? {
+            if deadline.passed(clock) {
+                return Err(Errno::TIMEDOUT);
+            }
+            next_turn().await;
+        }
+        Ok(socket)
+    }
+
     /// Sends and receives until `done` has something.
-    fn wait<T>(
+    async fn wait<T>(
         &self,
         connection: &mut Connection,
         socket: &Socket,
         clock: &dyn Clock,
         what: &'static str,
-        mut done: impl FnMut(&mut Connection) -> Result<Option<T>, LinkError>,
+        mut done: impl FnMut(&mut Connection) -> Result<Option<T>, LinkError> + Send,
     ) -> Result<T, LinkError> {
         let deadline = Deadline::after(clock, self.timeout);
-        let mut round = 0;
         let mut broken = None;
         loop {
             match done(connection) {
@@ -211,8 +254,7 @@ impl Target {
                 if deadline.passed(clock) {
                     return Err(LinkError::TimedOut { what, after: self.timeout });
                 }
-                clock.pause(round, Duration::from_millis(1));
-                round += 1;
+                next_turn().await;
             }
         }
     }
