@@ -39,8 +39,8 @@ Examples:
 /// An NVMe subsystem in software, served to other processes.
 ///
 /// Each --vfio-user is a controller of its own with a socket, which one client at a time can drive; each --tcp takes any
-/// number of hosts. All of them serve the same namespaces. Prints the address of each, as doorbell-perf and the other tools of Doorbell take it, and runs
-/// until SIGINT or SIGTERM, which flush and leave cleanly.
+/// number of hosts. All of them serve the same namespaces. Prints the address of each, as doorbell-perf and the other
+/// tools of Doorbell take it, and runs until SIGINT or SIGTERM, which flush and leave cleanly.
 #[derive(Debug, Parser)]
 #[command(name = "doorbell-subsystem", version, after_help = EXAMPLES)]
 #[command(group = ArgGroup::new("port").args(["vfio_user", "tcp"]).required(true).multiple(true))]
@@ -88,6 +88,10 @@ pub(crate) struct Args {
     /// Misbehave over vfio-user as the plan in FILE says; what was injected is printed at the end
     #[arg(long, value_name = "FILE")]
     pub(crate) faults: Option<PathBuf>,
+
+    /// Take commands from standard input while serving: add and remove namespaces, and more (help)
+    #[arg(long)]
+    pub(crate) console: bool,
 
     /// Doorbell stride, as 4 << N bytes (CAP.DSTRD); SPDK's host and others need 0
     #[arg(long, value_name = "N", default_value_t = ControllerConfig::default().dstrd)]

@@ -22,8 +22,10 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::args::Args;
+use crate::console::Console;
 
 mod args;
+mod console;
 mod tcp;
 
 /// Time for the ports to end once they are told to.
@@ -82,6 +84,9 @@ fn run(args: &Args) -> anyhow::Result<()> {
         for name in names {
             let _ = writeln!(io::stdout(), "{name}");
         }
+    }
+    if args.console {
+        Console::start(&subsystem, target.as_ref())?;
     }
     let result = wait(&events, ports, &stop);
     subsystem.flush().context("flushing")?;

@@ -8,11 +8,12 @@ need fio || exit
 need doorbell-subsystem || exit
 ours=nqn.2026-01.org.example:doorbell
 
-# port_begin: our process serves a file.
+# port_begin [OPTION...]: our process serves a file, by IPv4 and IPv6.
 port_begin() {
     rm -f /tmp/port.out
-    doorbell-subsystem --tcp 127.0.0.1:4420 --nqn $ours --serial doorbelltcp --namespace file:/tmp/disk,size=64MiB \
-        >/tmp/port.out 2>&1 &
+    # Not /dev/null, which ends at once: only --console reads it.
+    doorbell-subsystem --tcp 127.0.0.1:4420 --tcp "[::1]:4420" --nqn $ours --serial doorbelltcp \
+        --namespace file:/tmp/disk,size=64MiB "$@" </tmp/commands >/tmp/port.out 2>&1 &
     echo $! >/tmp/port.pid
     wait_for 20 grep -q 4420 /tmp/port.out || { cat /tmp/port.out; return 1; }
 }
@@ -46,6 +47,8 @@ port_lost() {
     kernel_disconnect $ours && return $lost_status
 }
 
+# Kept open at its other end, so that it does not end.
+mkfifo /tmp/commands && exec 4<>/tmp/commands
 check serve port_begin || exit
 host_battery port 127.0.0.1 4420 $ours doorbelltcp
 
@@ -77,6 +80,74 @@ resets_under_load() {
 }
 check resets resets_under_load
 check stop port_end TERM
+
+# What changes while it serves, as the kernel's host hears of it.
+port_says() { grep -q -- "$1" /tmp/port.out; }
+tell() { echo "$1" >&4 && wait_for 10 port_says "$2"; }
+# blocks_are COUNT: so many namespaces has the kernel's host.
+blocks_are() {
+    for kernel_subsystem in /sys/class/nvme-subsystem/nvme-subsys*; do
+        [ "$(cat "$kernel_subsystem/subsysnqn" 2>/dev/null)" = "$ours" ] || continue
+        [ "$(find "$kernel_subsystem/" -maxdepth 1 -name 'nvme*n*' ! -name '*c*n*' | wc -l)" = "$1" ] && return
+    done
+    return 1
+}
+namespaces_change() {
+    kernel_connect 127.0.0.1 4420 $ours && wait_for 10 blocks_are 1 || return
+    tell "add memory:8MiB" "^namespace 2: memory" && wait_for 20 blocks_are 2 || return
+    tell "remove 2" "^namespace 2: removed" && wait_for 20 blocks_are 1 || return
+    tell "add memory:4MiB,block=4096" "^namespace 2: memory:4MiB" && wait_for 20 blocks_are 2 || return
+    tell "remove 2" "removed" && wait_for 20 blocks_are 1 && kernel_disconnect $ours
+}
+# A discovery controller that stays: the kernel hands its events to whoever listens.
+discovery_is_live() { state_is live nqn.2014-08.org.nvmexpress.discovery; }
+heard_of_discovery() { grep -q "NVME_AEN=0x70f002" /tmp/uevents; }
+discovery_changes() {
+    uevent env >/tmp/uevents 2>&1 &
+    listening=$!
+    nvme connect --transport=tcp --traddr=127.0.0.1 --trsvcid=4420 --nqn=nqn.2014-08.org.nvmexpress.discovery \
+        --hostnqn=$host_nqn --hostid=$host_id --keep-alive-tmo=30 && wait_for 20 discovery_is_live || return
+    # Its request for events follows, and nobody says when.
+    sleep 1
+    tell "refer 192.0.2.7" "^referral 192.0.2.7: added"
+    wait_for 20 heard_of_discovery
+    discovery_heard=$?
+    kill $listening
+    nvme disconnect --nqn=nqn.2014-08.org.nvmexpress.discovery
+    cat /tmp/uevents
+    [ $discovery_heard = 0 ] || return
+    kernel_discover 127.0.0.1 4420 >/tmp/log.out && grep -q "traddr: *192.0.2.7" /tmp/log.out
+}
+# Hosts that are let in: others are told so.
+refused_is_said() { dmesg | grep -q "hostnqn: $host_nqn\|not allowed"; }
+host_is_refused() {
+    kernel_connect 127.0.0.1 4420 $ours || return
+    dmesg -c >/dev/null
+    # One that is there goes, and does not get in again.
+    tell "allow nqn.2026-01.org.example:somebody" "^1 hosts are let in"
+    wait_for 30 state_is_not_live || { echo "still live"; return 1; }
+    nvme disconnect --nqn=$ours
+    wait_for 20 block_is_gone $ours
+    nvme connect --transport=tcp --traddr=127.0.0.1 --trsvcid=4420 --nqn=$ours --hostnqn=$host_nqn --hostid=$host_id && return 1
+    dmesg | tail -n 5
+    refused_is_said || return
+    ! kernel_discover 127.0.0.1 4420 | grep -q "$ours" || { echo "shown to one who is not let in"; return 1; }
+    tell "allow" "^every host is let in" && kernel_connect 127.0.0.1 4420 $ours && kernel_disconnect $ours
+}
+state_is_not_live() { ! state_is live $ours; }
+ipv6() {
+    kernel_discover ::1 4420 >/tmp/log.out && cat /tmp/log.out && grep -q "traddr: *::1" /tmp/log.out || return
+    kernel_connect ::1 4420 $ours --hdr-digest --data-digest || return
+    write_and_read "$(kernel_block $ours)" ipv6 && fio_verify "$(kernel_block $ours)" --size=4M && kernel_disconnect $ours
+}
+check serve-console port_begin --console || exit
+check namespaces-change namespaces_change
+check discovery-changes discovery_changes
+check host-is-refused host_is_refused
+check ipv6 ipv6
+usage_is_said() { tell usage "connections of .* hosts to .* controllers"; }
+check usage usage_is_said
+check stop-console port_end TERM
 
 # Our process outside the guest: packets instead of the loopback.
 # shellcheck disable=SC2154

@@ -18,17 +18,38 @@ echo $host_id >/etc/nvme/hostid
 
 # target_begin: a subsystem with one namespace of 64 MiB in memory, on port 4420 of every address.
 target_begin() {
-    modprobe null_blk nr_devices=0 && modprobe nvmet-tcp || return
-    mount -t configfs none /sys/kernel/config || return
-    mkdir -p /sys/kernel/config/nullb/nb0 && cd /sys/kernel/config/nullb/nb0 || return
-    echo 1 >memory_backed && echo 64 >size && echo 512 >blocksize && echo 1 >discard && echo 1 >power || return
-    mkdir "$nvmet/subsystems/$subsystem" && cd "$nvmet/subsystems/$subsystem" || return
+    modprobe null_blk nr_devices=0 && mount -t configfs none /sys/kernel/config || return
+    target_medium nb0 64 && target_made
+}
+
+# target_medium NAME MIB: a block device in memory, which outlives the target.
+target_medium() {
+    mkdir -p "/sys/kernel/config/nullb/$1" && cd "/sys/kernel/config/nullb/$1" || return
+    echo 1 >memory_backed && echo "$2" >size && echo 512 >blocksize && echo 1 >discard && echo 1 >power && cd /
+}
+
+# target_made, target_unmade: the whole of the target, its kernel modules included; its medium stays.
+target_made() {
+    modprobe nvmet-tcp && mkdir "$nvmet/subsystems/$subsystem" && cd "$nvmet/subsystems/$subsystem" || return
     echo 1 >attr_allow_any_host && echo guesttarget >attr_serial || return
     mkdir namespaces/1 && printf /dev/nb0 >namespaces/1/device_path || return
     echo 1 >namespaces/1/enable || return
     mkdir $nvmet/ports/1 && cd $nvmet/ports/1 || return
     echo tcp >addr_trtype && echo ipv4 >addr_adrfam && echo 0.0.0.0 >addr_traddr && echo 4420 >addr_trsvcid || return
     cd / && target_listens
+}
+target_unmade() {
+    target_leaves && rmdir $nvmet/ports/1 || return
+    echo 0 >"$nvmet/subsystems/$subsystem/namespaces/1/enable"
+    rmdir "$nvmet/subsystems/$subsystem/namespaces/1" "$nvmet/subsystems/$subsystem" || return
+    wait_for 20 rmmod nvmet-tcp && wait_for 20 rmmod nvmet
+}
+
+# target_port PORT FAMILY ADDRESS SERVICE: another port of the target.
+target_port() {
+    mkdir "$nvmet/ports/$1" && cd "$nvmet/ports/$1" || return
+    echo tcp >addr_trtype && echo "$2" >addr_adrfam && echo "$3" >addr_traddr && echo "$4" >addr_trsvcid || return
+    cd / && ln -s "$nvmet/subsystems/$subsystem" "$nvmet/ports/$1/subsystems/$subsystem"
 }
 
 # target_listens, target_leaves: the subsystem comes to the port, and goes from it with its connections.

@@ -1,0 +1,70 @@
+//! Stays with a controller and shows what it reports: namespaces that come, go or change, warnings, reconnects.
+//!
+//! `cargo run --release --example events [ADDRESS]`, by default of a target at 127.0.0.1.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Parser;
+use doorbell::spec::admin::AsyncEvent;
+use doorbell::spec::log::{ChangedNamespaceList, SmartLog};
+use doorbell::{Controller, Event};
+use doorbell_examples::size;
+
+/// Stays with a controller and shows what it reports
+#[derive(Parser)]
+struct Args {
+    /// Drive or subsystem, for example tcp://192.0.2.1 or pcie:0000:01:00.0
+    #[arg(default_value = "tcp://127.0.0.1")]
+    address: String,
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let controller = doorbell::attach(&args.address)?;
+    controller.watch()?;
+    println!("Watching {}", controller.address());
+    show_namespaces(&controller)?;
+    loop {
+        let mut events = Vec::new();
+        // Keeps the controller alive as well.
+        controller.poll(|event| events.push(event));
+        for event in events {
+            show(&controller, event)?;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn show(controller: &Controller, event: Event) -> Result<()> {
+    match event {
+        Event::Reported(event) => match (event.aet(), event.aei()) {
+            (AsyncEvent::TYPE_NOTICE, AsyncEvent::NOTICE_NAMESPACE_CHANGED) => {
+                // Reading the page has the controller report the next change.
+                let changed = controller.event_page::<ChangedNamespaceList>()?;
+                let list: Vec<String> = changed.iter().map(|nsid| nsid.to_string()).collect();
+                println!("Namespaces changed: {}", list.join(", "));
+                show_namespaces(controller)?;
+            }
+            (AsyncEvent::TYPE_SMART, _) => {
+                let warning = controller.event_page::<SmartLog>()?.critical_warning();
+                println!("Health: critical warning {warning:?}");
+            }
+            (aet, aei) => {
+                println!("Event of type {aet}: {aei:#04x}, log page {:#04x}", event.lid());
+            }
+        },
+        Event::Reconnected => println!("Connected again"),
+        other => println!("{other:?}"),
+    }
+    Ok(())
+}
+
+fn show_namespaces(controller: &Controller) -> Result<()> {
+    let namespaces = controller.namespaces()?;
+    for namespace in &namespaces {
+        println!("  namespace {}: {}", namespace.id(), size(namespace.bytes()));
+    }
+    println!("  {} in all", namespaces.len());
+    Ok(())
+}
