@@ -2,12 +2,10 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use doorbell_subsystem::fabrics::{Limits, Target};
+use doorbell_subsystem::port::Running;
 use doorbell_subsystem::port::tcp::Server;
-use doorbell_subsystem::port::vfio_user::Stop;
 use doorbell_subsystem::{NamespaceSpec, Subsystem};
 
 /// Cargo builds the examples of a package before its tests, next to them.
@@ -110,8 +108,7 @@ fn a_wrong_address_is_explained() {
 /// A target in this process, with one namespace of 64 MiB in blocks of 512 bytes.
 struct Served {
     address: String,
-    stop: Arc<Stop>,
-    thread: Option<JoinHandle<()>>,
+    _port: Running,
 }
 
 impl Served {
@@ -121,19 +118,7 @@ impl Served {
         let target = Target::new(subsystem, Limits::default()).expect("a target");
         let server = Server::bind(target, &[([127, 0, 0, 1], 0).into()], 1).expect("a port");
         let address = format!("tcp://{}", server.addresses()[0]);
-        let stop = Stop::new().expect("a descriptor");
-        let asked = stop.clone();
-        let thread = std::thread::spawn(move || server.run(&asked).expect("serves"));
-        Self { address, stop, thread: Some(thread) }
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        self.stop.stop();
-        if let Some(thread) = self.thread.take() {
-            thread.join().expect("the server ends");
-        }
+        Self { address, _port: server.spawn().expect("a thread") }
     }
 }
 

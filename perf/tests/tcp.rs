@@ -2,20 +2,16 @@
 
 mod common;
 
-use std::sync::Arc;
-use std::thread::JoinHandle;
-
 use common::{json, run};
 use doorbell_subsystem::fabrics::{Limits, Target};
+use doorbell_subsystem::port::Running;
 use doorbell_subsystem::port::tcp::Server;
-use doorbell_subsystem::port::vfio_user::Stop;
 use doorbell_subsystem::{NamespaceSpec, Subsystem};
 
 /// A target in this process.
 struct Served {
     address: String,
-    stop: Arc<Stop>,
-    thread: Option<JoinHandle<()>>,
+    _port: Running,
 }
 
 impl Served {
@@ -25,19 +21,7 @@ impl Served {
         let target = Target::new(subsystem, Limits::default()).expect("a target");
         let server = Server::bind(target, &[([127, 0, 0, 1], 0).into()], 1).expect("a port");
         let address = format!("tcp://{}", server.addresses()[0]);
-        let stop = Stop::new().expect("a descriptor");
-        let asked = stop.clone();
-        let thread = std::thread::spawn(move || server.run(&asked).expect("serves"));
-        Self { address, stop, thread: Some(thread) }
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        self.stop.stop();
-        if let Some(thread) = self.thread.take() {
-            thread.join().expect("the server ends");
-        }
+        Self { address, _port: server.spawn().expect("a thread") }
     }
 }
 

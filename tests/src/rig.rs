@@ -1,11 +1,10 @@
 //! Doors: the same subsystem behind different devices, opened alike.
 
-use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Duration;
 
 use doorbell::address::EmbeddedOptions;
@@ -14,7 +13,7 @@ use doorbell::device::embedded::{self, Embedded, SteppedClock};
 use doorbell::{Address, Config, Controller};
 use doorbell_subsystem::fabrics::{Limits, Target};
 use doorbell_subsystem::port::tcp::Server;
-use doorbell_subsystem::port::vfio_user::{self, Stop};
+use doorbell_subsystem::port::{Running, vfio_user};
 use doorbell_subsystem::{ControllerConfig, NamespaceSpec, Subsystem};
 
 /// How a controller is reached.
@@ -138,8 +137,7 @@ pub struct Port {
     pub target: Arc<Target>,
     /// Where.
     pub socket: SocketAddr,
-    stop: Arc<Stop>,
-    thread: Option<JoinHandle<io::Result<()>>>,
+    running: Running,
 }
 
 /// The subsystem behind each [`Port`].
@@ -173,30 +171,34 @@ impl Port {
     /// If that fails.
     #[must_use]
     pub fn serve(subsystem: Arc<Subsystem>, limits: Limits, address: SocketAddr) -> Self {
-        let target = Target::new(subsystem, limits).expect("an NQN");
+        Self::again(Target::new(subsystem, limits).expect("an NQN"), address)
+    }
+
+    /// Serves `target` at `address`.
+    ///
+    /// # Panics
+    /// If that fails.
+    #[must_use]
+    pub fn again(target: Arc<Target>, address: SocketAddr) -> Self {
         let server = Server::bind(Arc::clone(&target), &[address], 1).expect("a socket");
         let socket = server.addresses()[0];
-        let stop = Stop::new().expect("a descriptor");
-        let stopping = Arc::clone(&stop);
-        let thread = thread::spawn(move || server.run(&stopping));
-        Self { target, socket, stop, thread: Some(thread) }
+        Self { target, socket, running: server.spawn().expect("a thread") }
     }
 
     /// Its address, as the driver takes it.
     #[must_use]
     pub fn address(&self) -> String {
-        format!("tcp://{}/{NQN}", self.socket)
+        format!("tcp://{}/{}", self.socket, self.target.subsystem().nqn())
     }
-}
 
-impl Drop for Port {
-    fn drop(&mut self) {
-        self.stop.stop();
-        if let Some(Err(panic)) = self.thread.take().map(JoinHandle::join)
-            && !thread::panicking()
-        {
-            std::panic::resume_unwind(panic);
-        }
+    /// Ends it; another may take its place.
+    ///
+    /// # Panics
+    /// If it ended otherwise.
+    #[must_use]
+    pub fn end(self) -> (Arc<Target>, SocketAddr) {
+        self.running.stop().expect("serves until the end");
+        (self.target, self.socket)
     }
 }
 

@@ -1,8 +1,8 @@
 //! The host over TCP against a target in this process: data, refusals, losses and the way back, discovery.
 
 use std::net::{Ipv6Addr, SocketAddr, TcpListener};
+use std::ops::Deref;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use doorbell::clock::{Clock, SystemClock};
@@ -15,21 +15,22 @@ use doorbell::{
     Address, AttachError, CommandError, Config, Controller, Event, Outcome, QueueConfig, Reason,
 };
 use doorbell_subsystem::fabrics::{Limits, Referral, Target};
-use doorbell_subsystem::port::tcp::Server;
-use doorbell_subsystem::port::vfio_user::Stop;
 use doorbell_subsystem::{NamespaceSpec, Subsystem};
-use doorbell_tests::rig::within;
+use doorbell_tests::rig::{Port, within};
 
 const LONGEST: Duration = Duration::from_secs(120);
 /// No wait after a loss: the backends of these tests are done when the target is.
 const AT_ONCE: &str = ",kato=500ms,reconnect=10ms,quiesce=0";
 
-/// A target that serves one address until it is dropped.
-struct Served {
-    address: SocketAddr,
-    target: Arc<Target>,
-    stop: Arc<Stop>,
-    thread: Option<JoinHandle<()>>,
+/// A target on the loopback.
+struct Served(Port);
+
+impl Deref for Served {
+    type Target = Port;
+
+    fn deref(&self) -> &Port {
+        &self.0
+    }
 }
 
 impl Served {
@@ -40,12 +41,7 @@ impl Served {
     }
 
     fn start(target: Arc<Target>, address: SocketAddr) -> Self {
-        let server = Server::bind(target.clone(), &[address], 1).expect("an address");
-        let address = server.addresses()[0];
-        let stop = Stop::new().expect("a descriptor");
-        let asked = stop.clone();
-        let thread = std::thread::spawn(move || server.run(&asked).expect("serves"));
-        Self { address, target, stop, thread: Some(thread) }
+        Self(Port::again(target, address))
     }
 
     fn new(nqn: &str) -> Self {
@@ -53,26 +49,12 @@ impl Served {
     }
 
     /// Ends it; another may take its place.
-    fn end(mut self) -> (Arc<Target>, SocketAddr) {
-        self.finish();
-        (self.target.clone(), self.address)
-    }
-
-    fn finish(&mut self) {
-        self.stop.stop();
-        if let Some(thread) = self.thread.take() {
-            thread.join().expect("the server ends");
-        }
+    fn end(self) -> (Arc<Target>, SocketAddr) {
+        self.0.end()
     }
 
     fn address(&self, rest: &str) -> String {
-        format!("tcp://{}{rest}", self.address)
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        self.finish();
+        format!("tcp://{}{rest}", self.socket)
     }
 }
 
@@ -169,7 +151,7 @@ fn a_buffer_of_a_drive_serves_a_target_and_never_the_reverse() {
 fn a_target_is_found_by_name_and_by_ipv6() {
     within(LONGEST, || {
         let served = Served::new(NQN);
-        let name = format!("tcp://localhost:{}/{NQN}", served.address.port());
+        let name = format!("tcp://localhost:{}/{NQN}", served.socket.port());
         assert_eq!(attach(&name).nqn(), NQN);
         if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_err() {
             println!("this machine has no IPv6");
@@ -436,8 +418,8 @@ fn discovery_follows_referrals_once_and_finds_the_one_subsystem_or_lists_the_sev
         assert!(attach(&first.address("")).address().contains(NQN));
 
         // In a circle, and to somewhere that is not there.
-        first.target.refer(Referral(second.address));
-        second.target.refer(Referral(first.address));
+        first.target.refer(Referral(second.socket));
+        second.target.refer(Referral(first.socket));
         let gone = Served::new(NQN).end().1;
         second.target.refer(Referral(gone));
         let search = discover(&options, &quick(), &clock).expect("a log");
@@ -461,7 +443,7 @@ fn a_discovery_controller_that_stays_reports_changes() {
         let mut watch = Watch::attach(&options, &quick(), &clock).expect("attaches");
         let before = watch.poll().expect("reads").expect("the first time");
         assert!(watch.poll().expect("reads").is_none(), "nothing has changed");
-        first.target.refer(Referral(second.address));
+        first.target.refer(Referral(second.socket));
         let deadline = Instant::now() + LONGEST;
         let after = loop {
             assert!(Instant::now() < deadline, "no event");

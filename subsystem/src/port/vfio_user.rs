@@ -16,21 +16,19 @@
 //! when it is mapped; clients that hand over other files are trusted in this one respect.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use doorbell_spec::vfio_user::Command;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use self::connection::{Connection, Received};
 use self::function::Function;
 use self::listener::Listener;
 use self::pace::{Next, Pace};
+pub use super::{Running, Stop};
 use crate::controller::Controller;
 
 mod config;
@@ -67,41 +65,6 @@ struct Client {
     connection: Connection,
     since: Duration,
     introduced: bool,
-}
-
-/// Stops a [`Server`] from another thread, or from a signal handler's pipe.
-#[derive(Debug)]
-pub struct Stop {
-    asked: AtomicBool,
-    wake: OwnedFd,
-}
-
-impl Stop {
-    /// Not asked yet.
-    ///
-    /// # Errors
-    /// Where the process has no file descriptor left.
-    pub fn new() -> io::Result<Arc<Self>> {
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Arc::new(Self { asked: AtomicBool::new(false), wake }))
-    }
-
-    /// Asks every server that runs with this to return.
-    pub fn stop(&self) {
-        self.asked.store(true, Ordering::Release);
-        // Nobody reads it, so that it stays readable for all.
-        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
-    }
-
-    /// Readable from when that was asked.
-    pub(in crate::port) fn descriptor(&self) -> BorrowedFd<'_> {
-        self.wake.as_fd()
-    }
-
-    /// Whether that has been asked.
-    pub fn is_asked(&self) -> bool {
-        self.asked.load(Ordering::Acquire)
-    }
 }
 
 impl Server {
@@ -161,12 +124,7 @@ impl Server {
     /// # Errors
     /// Where there is no thread or file descriptor to be had.
     pub fn spawn(self) -> io::Result<Running> {
-        let stop = Stop::new()?;
-        let theirs = stop.clone();
-        let thread = std::thread::Builder::new()
-            .name("doorbell-vfu".into())
-            .spawn(move || self.run(&theirs))?;
-        Ok(Running { stop, thread: Some(thread) })
+        Running::start("doorbell-vfu", move |stop| self.run(stop))
     }
 
     /// How long nothing but a socket can bring work; `None` for ever.
@@ -193,7 +151,7 @@ impl Server {
             entry(&self.client, listener),
             entry(&self.turned_away, listener),
             PollFd::from_borrowed_fd(listener, accepting),
-            PollFd::from_borrowed_fd(stop.wake.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(stop.descriptor(), PollFlags::IN),
         ];
         let timeout = timeout.map(|time| Timespec {
             tv_sec: time.as_secs() as i64,
@@ -332,42 +290,5 @@ impl std::fmt::Debug for Server {
             .field("path", &self.path())
             .field("client", &self.client.is_some())
             .finish_non_exhaustive()
-    }
-}
-
-/// A server on its thread. Dropping it stops and joins the thread.
-#[derive(Debug)]
-pub struct Running {
-    stop: Arc<Stop>,
-    thread: Option<JoinHandle<io::Result<()>>>,
-}
-
-impl Running {
-    /// Stops the server and waits for its thread.
-    ///
-    /// # Errors
-    /// What [`Server::run`] ended with.
-    pub fn stop(mut self) -> io::Result<()> {
-        self.join()
-    }
-
-    /// Whether the thread has ended, by itself or because it was told to.
-    pub fn is_finished(&self) -> bool {
-        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
-    }
-
-    fn join(&mut self) -> io::Result<()> {
-        self.stop.stop();
-        match self.thread.take().map(JoinHandle::join) {
-            None => Ok(()),
-            Some(Ok(result)) => result,
-            Some(Err(_)) => Err(io::Error::other("the port's thread panicked")),
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.join();
     }
 }

@@ -14,16 +14,15 @@ use doorbell_spec::fabrics::sgl::Sgl;
 use doorbell_spec::nvm;
 use doorbell_spec::register::{Cc, offset};
 use doorbell_subsystem::fabrics::{Limits, Target};
+use doorbell_subsystem::port;
 use doorbell_subsystem::port::tcp::{End, Server};
-use doorbell_subsystem::port::vfio_user::Stop;
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::host::{HOSTID, HOSTNQN, Link, Options, target};
 
 struct Running {
     address: SocketAddr,
-    stop: Arc<Stop>,
-    thread: Option<thread::JoinHandle<()>>,
+    _port: port::Running,
     ends: mpsc::Receiver<End>,
 }
 
@@ -35,26 +34,14 @@ impl Running {
         let server = server.observed(Arc::new(move |_, end| {
             let _ = send.send(end);
         }));
-        let stop = Stop::new().expect("eventfd");
         let address = server.addresses()[0];
-        let stopping = Arc::clone(&stop);
-        let thread = thread::spawn(move || server.run(&stopping).expect("run"));
-        Self { address, stop, thread: Some(thread), ends }
+        Self { address, _port: server.spawn().expect("a thread"), ends }
     }
 
     fn connect(&self) -> TcpStream {
         let socket = TcpStream::connect(self.address).expect("connect");
         socket.set_read_timeout(Some(Duration::from_secs(10))).expect("timeout");
         socket
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.stop.stop();
-        if let Some(thread) = self.thread.take() {
-            thread.join().expect("no panic");
-        }
     }
 }
 

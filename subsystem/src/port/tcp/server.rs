@@ -19,7 +19,7 @@ use rustix::net::sockopt;
 
 use super::connection::{Connection, End};
 use crate::fabrics::Target;
-use crate::port::vfio_user::Stop;
+use crate::port::{Running, Stop};
 
 /// Time between two looks at what happens without traffic.
 const TICK: Duration = Duration::from_millis(100);
@@ -113,6 +113,14 @@ impl Server {
     /// The addresses that it listens at, with the ports that the kernel chose.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Serves on a thread of its own, which starts the others.
+    ///
+    /// # Errors
+    /// Where there is no thread or file descriptor to be had.
+    pub fn spawn(self) -> io::Result<Running> {
+        Running::start("doorbell-tcp", move |stop| self.run(stop))
     }
 
     /// Serves hosts until `stop` is asked. Uses the calling thread and starts the others.
