@@ -22,7 +22,6 @@ struct Args {
 fn main() -> Result<()> {
     let args = Args::parse();
     let controller = doorbell::attach(&args.address)?;
-    controller.watch()?;
     println!("Watching {}", controller.address());
     show_namespaces(&controller)?;
     loop {
