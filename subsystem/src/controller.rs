@@ -139,6 +139,8 @@ pub struct Controller {
     buffer: Option<DoorbellBuffer>,
     /// Misbehaviour, where it is wanted.
     faults: Option<Box<Faults>>,
+    /// End of what CSTS.PP says.
+    paused_until: Duration,
     idle_rounds: u32,
     scan: usize,
 }
@@ -175,6 +177,7 @@ impl Controller {
             interrupts: (0..config.vectors).map(|_| None).collect(),
             buffer: None,
             faults: None,
+            paused_until: Duration::ZERO,
             idle_rounds: 0,
             scan: 0,
         })
@@ -245,7 +248,13 @@ impl Controller {
             return taken;
         }
         self.core.refresh();
+        if self.registers.csts.pp() && !self.resumes() {
+            return taken;
+        }
         taken += self.poll_admin();
+        if self.core.pause.is_some() && self.pauses() {
+            return taken;
+        }
         for turn in 0..self.queues.io_submissions() {
             if !self.running {
                 break;
@@ -364,6 +373,24 @@ impl Controller {
                 let _ = eventfd.write(&1u64.to_ne_bytes());
             }
         }
+    }
+
+    /// Begins to process nothing (CSTS.PP), where that is due and has an end; the host has been told if it listens.
+    #[cold]
+    fn pauses(&mut self) -> bool {
+        let pause = self.core.pause.take().unwrap_or_default();
+        self.paused_until = self.core.now + pause;
+        self.registers.csts.set_pp(self.running && pause != Duration::ZERO);
+        self.registers.csts.pp()
+    }
+
+    /// Whether the pause is over.
+    #[cold]
+    fn resumes(&mut self) -> bool {
+        if self.core.now >= self.paused_until {
+            self.registers.csts.set_pp(false);
+        }
+        !self.registers.csts.pp()
     }
 
     /// Forgets what a Controller Reset clears (RST-1).

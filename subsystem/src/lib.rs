@@ -90,4 +90,4 @@ pub use memory::{HostBytes, MapError};
 pub use namespace::{Namespace, NamespaceIds};
 pub use namespace_spec::NamespaceSpec;
 pub use port::in_process::InProcess;
-pub use subsystem::{Subsystem, SubsystemBuilder};
+pub use subsystem::{AddError, ChangeError, Subsystem, SubsystemBuilder};

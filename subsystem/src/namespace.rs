@@ -1,7 +1,12 @@
 //! A namespace: blocks, and the names by which hosts know it, over a [`Backend`].
 
-use crate::backend::{Backend, Properties};
+use std::sync::Arc;
+
+use crate::backend::{Backend, MediaError, Properties};
 use crate::ids;
+
+/// log2 of the block sizes that are served: the LBA formats, in their order.
+pub(crate) const FORMATS: [u32; 2] = [9, 12];
 
 /// Why a namespace cannot be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,7 +40,7 @@ pub struct NamespaceIds {
 
 /// Blocks over a backend.
 pub struct Namespace {
-    backend: Box<dyn Backend>,
+    backend: Arc<dyn Backend>,
     block_shift: u32,
     blocks: u64,
     properties: Properties,
@@ -65,7 +70,57 @@ impl Namespace {
         }
         let block_shift = block_size.trailing_zeros();
         let properties = backend.properties();
+        let backend = backend.into();
         Ok(Self { backend, block_shift, blocks: len >> block_shift, properties, ids: None })
+    }
+
+    /// The same storage under the same names, of as many whole blocks as `bytes` make: what
+    /// [`Subsystem::resize`](crate::Subsystem::resize) puts in this one's place.
+    ///
+    /// # Errors
+    /// [`NamespaceError::Length`]: not one block, or more than the backend holds.
+    pub fn resized(&self, bytes: u64) -> Result<Self, NamespaceError> {
+        let block_size = self.block_size();
+        if bytes > self.backend.len() || !bytes.is_multiple_of(block_size.into()) || bytes == 0 {
+            return Err(NamespaceError::Length { len: bytes, block_size });
+        }
+        Ok(self.view(self.block_shift, bytes))
+    }
+
+    /// The same storage under the same names, in blocks of another size: what
+    /// [`Subsystem::format`](crate::Subsystem::format) puts in this one's place. What does not make a whole block is
+    /// left out.
+    ///
+    /// # Errors
+    /// [`NamespaceError`].
+    pub fn reformatted(&self, block_size: u32) -> Result<Self, NamespaceError> {
+        let shift = FORMATS.into_iter().find(|shift| 1 << shift == block_size);
+        let shift = shift.ok_or(NamespaceError::BlockSize(block_size))?;
+        let len = self.backend.len();
+        if len >> shift == 0 {
+            return Err(NamespaceError::Length { len, block_size });
+        }
+        Ok(self.view(shift, len))
+    }
+
+    fn view(&self, block_shift: u32, bytes: u64) -> Self {
+        let Self { ref backend, properties, ids, .. } = *self;
+        Self {
+            backend: Arc::clone(backend),
+            block_shift,
+            blocks: bytes >> block_shift,
+            properties,
+            ids,
+        }
+    }
+
+    /// Makes everything that is stored read as zeroes.
+    pub(crate) fn erase(&self) -> Result<(), MediaError> {
+        let len = self.blocks << self.block_shift;
+        match self.properties.zeroes {
+            true => self.backend.deallocate(0, len),
+            false => self.backend.zero(0, len, true),
+        }
     }
 
     /// The same namespace under names of the caller's choice.
@@ -106,6 +161,11 @@ impl Namespace {
     #[inline]
     pub(crate) fn block_shift(&self) -> u32 {
         self.block_shift
+    }
+
+    /// Gives the namespace the names of `other`, if it has none.
+    pub(crate) fn name_like(&mut self, other: &Self) {
+        self.ids = self.ids.or(other.ids);
     }
 
     /// Gives the namespace names derived from where it stands, if it has none.

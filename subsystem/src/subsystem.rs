@@ -1,14 +1,16 @@
 //! The NVM subsystem: what several controllers have in common.
 //!
-//! Owns the namespaces, which outlive any controller, and hands out controller identifiers. Namespaces come and go
+//! Owns the namespaces, which outlive any controller, and hands out controller identifiers. Namespaces come, change and go
 //! while controllers run; each controller notices at its next poll, by a counter.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
+use crate::backend::MediaError;
 use crate::ids;
-use crate::namespace::Namespace;
+use crate::namespace::{Namespace, NamespaceError};
 
 /// Namespace identifiers that are valid where nobody asked for more.
 const DEFAULT_NN: u32 = 256;
@@ -40,17 +42,44 @@ pub enum AddError {
     Full(u32),
 }
 
+/// Why a namespace was not changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChangeError {
+    /// There is no such namespace.
+    #[error("there is no namespace {0}; add it")]
+    Absent(u32),
+    /// It cannot be as it was asked for.
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
+    /// It has its new format, but what was stored could not be erased.
+    #[error("namespace {nsid} could not be erased: {source}; format it again")]
+    Erase {
+        /// The identifier.
+        nsid: u32,
+        /// What the backend said.
+        source: MediaError,
+    },
+}
+
 /// An NVM subsystem.
 pub struct Subsystem {
     nqn: String,
     serial: String,
     model: String,
-    firmware: String,
+    firmware: Mutex<Firmware>,
     nn: u32,
-    /// Counts the changes of `namespaces`.
+    /// Counts the changes of `namespaces` and of `firmware`.
     generation: AtomicU64,
     namespaces: RwLock<Slots>,
     controllers: Mutex<BTreeSet<u16>>,
+}
+
+/// The firmware that runs.
+struct Firmware {
+    revision: String,
+    activations: u64,
+    pause: Duration,
 }
 
 /// Collects what a [`Subsystem`] is made of.
@@ -122,7 +151,11 @@ impl SubsystemBuilder {
             nqn: ascii(&nqn, 223),
             serial,
             model: ascii(self.model.as_deref().unwrap_or("Doorbell emulated NVMe drive"), 40),
-            firmware: ascii(firmware, 8),
+            firmware: Mutex::new(Firmware {
+                revision: ascii(firmware, 8),
+                activations: 0,
+                pause: Duration::ZERO,
+            }),
             nn,
             generation: AtomicU64::new(1),
             namespaces: RwLock::new(vec![None; nn as usize]),
@@ -158,8 +191,8 @@ impl Subsystem {
     }
 
     /// The firmware revision.
-    pub fn firmware(&self) -> &str {
-        &self.firmware
+    pub fn firmware(&self) -> String {
+        self.firmware.lock().unwrap_or_else(PoisonError::into_inner).revision.clone()
     }
 
     /// The highest valid namespace identifier.
@@ -211,6 +244,69 @@ impl Subsystem {
         let removed = slots.get_mut(slot)?.take()?;
         self.generation.fetch_add(1, Ordering::Release);
         Some(removed)
+    }
+
+    /// Puts `namespace` in the place of `nsid`, under the names of the one that was there unless it has its own: that one
+    /// has been resized, reformatted or exchanged, as every controller reports. Returns the old one; commands that a
+    /// controller has begun still finish on it.
+    ///
+    /// # Errors
+    /// [`ChangeError::Absent`].
+    pub fn replace(
+        &self,
+        nsid: u32,
+        mut namespace: Namespace,
+    ) -> Result<Arc<Namespace>, ChangeError> {
+        let mut slots = self.namespaces.write().unwrap_or_else(PoisonError::into_inner);
+        let slot = (nsid as usize).checked_sub(1).and_then(|slot| slots.get_mut(slot));
+        let Some(Some(old)) = slot else { return Err(ChangeError::Absent(nsid)) };
+        namespace.name_like(old);
+        let old = std::mem::replace(old, Arc::new(namespace));
+        self.generation.fetch_add(1, Ordering::Release);
+        Ok(old)
+    }
+
+    fn changed(
+        &self,
+        nsid: u32,
+        to: impl FnOnce(&Namespace) -> Result<Namespace, NamespaceError>,
+    ) -> Result<Arc<Namespace>, ChangeError> {
+        let old = self.namespace(nsid).ok_or(ChangeError::Absent(nsid))?;
+        self.replace(nsid, to(&old)?)
+    }
+
+    /// Gives the namespace `nsid` another size, up to that of its storage. Every controller reports the change.
+    ///
+    /// # Errors
+    /// [`ChangeError`]; nothing has changed then.
+    pub fn resize(&self, nsid: u32, bytes: u64) -> Result<(), ChangeError> {
+        self.changed(nsid, |old| old.resized(bytes)).map(drop)
+    }
+
+    /// Formats the namespace `nsid` in blocks of `block_size` bytes, 512 or 4096: what was stored is gone. Every
+    /// controller reports the change.
+    ///
+    /// # Errors
+    /// [`ChangeError`]; unless it is [`ChangeError::Erase`], nothing has changed.
+    pub fn format(&self, nsid: u32, block_size: u32) -> Result<(), ChangeError> {
+        let old = self.changed(nsid, |old| old.reformatted(block_size))?;
+        old.erase().map_err(|source| ChangeError::Erase { nsid, source })
+    }
+
+    /// Activates firmware of another `revision`: every controller announces it to a host that wants to hear of it, and
+    /// then processes no commands for `pause` (CSTS.PP), as a real drive does that activates without a reset.
+    pub fn activate_firmware(&self, revision: &str, pause: Duration) {
+        let mut firmware = self.firmware.lock().unwrap_or_else(PoisonError::into_inner);
+        firmware.revision = ascii(revision, 8);
+        firmware.pause = pause;
+        firmware.activations += 1;
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// How often firmware has been activated, and for how long that pauses.
+    pub(crate) fn activations(&self) -> (u64, Duration) {
+        let firmware = self.firmware.lock().unwrap_or_else(PoisonError::into_inner);
+        (firmware.activations, firmware.pause)
     }
 
     /// The namespace `nsid`.

@@ -6,16 +6,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use doorbell_spec::admin::AdminOpcode;
-use doorbell_spec::command::Sqe;
+use doorbell_spec::admin::{AdminOpcode, FormatCdw10};
+use doorbell_spec::command::{NSID_ALL, Sqe};
 use doorbell_spec::status::Status;
 
 use super::event::Events;
 use super::feature::Features;
-use super::io_command::Counters;
+use super::io_command::{self, Counters};
 use super::log::{ChangedNamespaces, ErrorLog};
 use super::{ControllerConfig, ControllerError};
-use crate::subsystem::{Slots, Subsystem};
+use crate::namespace::FORMATS;
+use crate::subsystem::{ChangeError, Slots, Subsystem};
 
 /// Host memory of one admin command, as its transport reaches it.
 pub(crate) trait Transfer {
@@ -66,6 +67,10 @@ pub(crate) struct Core {
     pub(crate) io_queues: bool,
     /// The time, as the port has it.
     pub(crate) now: Duration,
+    /// Activations of firmware that it knows of.
+    activations: u64,
+    /// Nothing is to be processed for so long, once the host has been told.
+    pub(crate) pause: Option<Duration>,
 }
 
 impl Core {
@@ -76,6 +81,7 @@ impl Core {
     ) -> Result<Self, ControllerError> {
         let cntlid = subsystem.enter().ok_or(ControllerError::Full)?;
         let (generation, namespaces) = subsystem.snapshot();
+        let (activations, _) = subsystem.activations();
         Ok(Self {
             subsystem,
             config,
@@ -90,6 +96,8 @@ impl Core {
             counters: Counters::default(),
             io_queues: false,
             now: Duration::ZERO,
+            activations,
+            pause: None,
         })
     }
 
@@ -116,6 +124,7 @@ impl Core {
                 }
                 return Ok(Outcome::Held);
             }
+            AdminOpcode::FORMAT_NVM => self.format(sqe)?,
             // On PCIe there is no timer to keep from expiring.
             AdminOpcode::KEEP_ALIVE if self.kind != Kind::Pcie => 0,
             _ => return Err(Status::INVALID_OPCODE.with_dnr()),
@@ -129,7 +138,52 @@ impl Core {
     pub(crate) fn refresh(&mut self) {
         if self.subsystem.generation() != self.generation {
             self.namespaces_changed();
+            self.look_for_firmware();
         }
+    }
+
+    fn look_for_firmware(&mut self) {
+        let (activations, pause) = self.subsystem.activations();
+        if std::mem::replace(&mut self.activations, activations) != activations {
+            self.pause = Some(pause);
+            self.firmware_notice();
+        }
+    }
+
+    /// Format NVM, of one namespace or all. The host that asks for it knows: only other controllers report the change.
+    fn format(&mut self, sqe: &Sqe) -> Result<u64, Status> {
+        let invalid = || Status::INVALID_FIELD.with_dnr();
+        let options = FormatCdw10::from_bits(sqe.cdw10);
+        let index = usize::from(options.lbafl() | options.lbafu() << 4);
+        let shift = FORMATS.get(index).ok_or(Status::INVALID_FORMAT.with_dnr())?;
+        // No metadata, no protection, and no cryptographic erase, which FNA would name.
+        if options.mset() || options.pi() != 0 || options.ses() > 1 || self.kind == Kind::Discovery
+        {
+            return Err(invalid());
+        }
+        self.refresh();
+        let nsids: Vec<u32> = match sqe.nsid {
+            NSID_ALL => {
+                let active = self.namespaces.iter().zip(1u32..);
+                active.filter_map(|(slot, nsid)| slot.is_some().then_some(nsid)).collect()
+            }
+            nsid => {
+                io_command::namespace(&self.namespaces, nsid)?;
+                vec![nsid]
+            }
+        };
+        for nsid in nsids {
+            self.subsystem.format(nsid, 1 << shift).map_err(|error| match error {
+                ChangeError::Absent(_) => Status::INVALID_FIELD,
+                ChangeError::Namespace(_) => Status::INVALID_FORMAT.with_dnr(),
+                ChangeError::Erase { .. } => Status::WRITE_FAULT,
+            })?;
+            let slot = self.namespaces.get_mut(nsid as usize - 1);
+            if let (Some(slot), now) = (slot, self.subsystem.namespace(nsid)) {
+                *slot = now;
+            }
+        }
+        Ok(0)
     }
 
     #[cold]
@@ -164,6 +218,7 @@ impl Core {
             self.features.host = host;
         }
         self.changed = ChangedNamespaces::default();
+        self.pause = None;
         self.io_queues = false;
     }
 }

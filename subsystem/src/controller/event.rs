@@ -118,6 +118,14 @@ impl Core {
         }
     }
 
+    /// Firmware is about to be activated.
+    pub(super) fn firmware_notice(&mut self) {
+        if self.features.events.fan() {
+            let (aet, aei) = (AsyncEvent::TYPE_NOTICE, AsyncEvent::NOTICE_FIRMWARE_STARTING);
+            self.events.raise(event(aet, aei, Lid::FIRMWARE_SLOT));
+        }
+    }
+
     /// The discovery log page changed.
     pub(crate) fn discovery_notice(&mut self) {
         if self.features.events.dlpcn() {

@@ -16,10 +16,11 @@ use super::feature::{CRITICAL_KELVIN, WARNING_KELVIN};
 use super::io_command::namespace;
 use super::log::ELPE_Z;
 use super::registers::VERSION;
-use crate::namespace::Namespace;
+use crate::namespace::{FORMATS, Namespace};
 
-/// Event kinds that AEC can switch on, beside the SMART bits: Namespace Attribute Notices (OAES bit 8).
-const OAES: u32 = 1 << 8;
+/// Event kinds that AEC can switch on, beside the SMART bits: Namespace Attribute Notices (OAES bit 8) and Firmware
+/// Activation Notices (bit 9).
+const OAES: u32 = 1 << 8 | 1 << 9;
 /// OAES of a discovery controller: Discovery Log Page Change Notices.
 const OAES_DISCOVERY: u32 = 1 << 31;
 /// KAS: the keep alive timer counts in units of 100 ms; this is a second.
@@ -112,7 +113,7 @@ impl Core {
         page.ssvid.set(self.config.vid);
         page.set_serial(self.subsystem.serial());
         page.set_model(self.subsystem.model());
-        page.set_firmware(self.subsystem.firmware());
+        page.set_firmware(&self.subsystem.firmware());
         page.set_nqn(self.subsystem.nqn());
         page.rab = 5;
         page.cmic = Cmic::new().with_mctrs(true).into_bits();
@@ -146,7 +147,7 @@ impl Core {
         // 25 W, in hundredths.
         state.mp.set(2500);
         match self.kind {
-            Kind::Pcie => page.oacs.set(Oacs::new().with_dbcs(true).into_bits()),
+            Kind::Pcie => page.oacs.set(Oacs::new().with_fnvms(true).with_dbcs(true).into_bits()),
             Kind::Fabrics { in_capsule } => self.describe_fabrics(&mut page, in_capsule),
             Kind::Discovery => {
                 self.describe_fabrics(&mut page, 0);
@@ -155,6 +156,7 @@ impl Core {
                 page.lpa = Lpa::new().with_lpeds(true).into_bits();
                 page.nn.set(0);
                 page.mnan.set(0);
+                page.oacs.set(0);
                 page.oncs.set(0);
                 page.vwc = 0;
             }
@@ -166,6 +168,7 @@ impl Core {
 impl Core {
     /// What only a controller that hosts connect to says (PEER-10 and what a Linux host refuses).
     fn describe_fabrics(&self, page: &mut IdentifyController, in_capsule: u32) {
+        page.oacs.set(Oacs::new().with_fnvms(true).into_bits());
         page.vid.set(0);
         page.ssvid.set(0);
         page.cmic = Cmic::new().with_mports(true).with_mctrs(true).into_bits();
@@ -195,8 +198,14 @@ fn describe(namespace: &Namespace) -> IdentifyNamespace {
     page.nvmcap.set(u128::from(namespace.backend().len()));
     page.nguid = namespace.ids().nguid;
     page.eui64 = namespace.ids().eui64;
-    let [format, ..] = &mut page.lbaf;
-    *format = LbaFormat::new(namespace.block_shift() as u8);
+    // Zero-based; the index of the format in use stands in bits 3:0.
+    page.nlbaf_z = FORMATS.len() as u8 - 1;
+    for (index, (format, shift)) in page.lbaf.iter_mut().zip(FORMATS).enumerate() {
+        *format = LbaFormat::new(shift as u8);
+        if shift == namespace.block_shift() {
+            page.flbas = index as u8;
+        }
+    }
     page
 }
 

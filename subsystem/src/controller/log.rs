@@ -160,7 +160,7 @@ impl Core {
                 self.changed = ChangedNamespaces::default();
                 self.events.rearm(AsyncEvent::TYPE_NOTICE);
             }
-            Lid::DISCOVERY => self.events.rearm(AsyncEvent::TYPE_NOTICE),
+            Lid::FIRMWARE_SLOT | Lid::DISCOVERY => self.events.rearm(AsyncEvent::TYPE_NOTICE),
             _ => {}
         }
     }
@@ -189,7 +189,7 @@ impl Core {
         page.afi = 1;
         let [slot, ..] = &mut page.frs;
         *slot = *b"        ";
-        for (to, from) in slot.iter_mut().zip(self.subsystem.firmware().bytes()) {
+        for (to, from) in slot.iter_mut().zip(self.subsystem.firmware().into_bytes()) {
             *to = from;
         }
         page
@@ -244,6 +244,11 @@ fn effects(kind: Kind) -> CommandEffectsLog {
     };
     for opcode in own {
         page.set_admin(opcode.0, administers);
+    }
+    // It changes blocks and what a namespace is.
+    if kind != Kind::Discovery {
+        let formats = reads.with_lbcc(true).with_ncc(true);
+        page.set_admin(AdminOpcode::FORMAT_NVM.0, formats);
     }
     for opcode in [NvmOpcode::FLUSH, NvmOpcode::READ, NvmOpcode::COMPARE, NvmOpcode::VERIFY] {
         page.set_io(opcode.0, reads);
