@@ -6,8 +6,6 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Parser;
-use doorbell::spec::admin::AsyncEvent;
-use doorbell::spec::log::{ChangedNamespaceList, SmartLog};
 use doorbell::{Controller, Event};
 use doorbell_examples::size;
 
@@ -37,22 +35,19 @@ fn main() -> Result<()> {
 
 fn show(controller: &Controller, event: Event) -> Result<()> {
     match event {
-        Event::Reported(event) => match (event.aet(), event.aei()) {
-            (AsyncEvent::TYPE_NOTICE, AsyncEvent::NOTICE_NAMESPACE_CHANGED) => {
-                // Reading the page has the controller report the next change.
-                let changed = controller.event_page::<ChangedNamespaceList>()?;
-                let list: Vec<String> = changed.iter().map(|nsid| nsid.to_string()).collect();
-                println!("Namespaces changed: {}", list.join(", "));
-                show_namespaces(controller)?;
-            }
-            (AsyncEvent::TYPE_SMART, _) => {
-                let warning = controller.event_page::<SmartLog>()?.critical_warning();
-                println!("Health: critical warning {warning:?}");
-            }
-            (aet, aei) => {
-                println!("Event of type {aet}: {aei:#04x}, log page {:#04x}", event.lid());
-            }
-        },
+        Event::NamespaceAdded { nsid }
+        | Event::NamespaceRemoved { nsid }
+        | Event::NamespaceResized { nsid, .. }
+        | Event::NamespaceReformatted { nsid }
+        | Event::NamespaceChanged { nsid } => {
+            println!("Namespaces changed: {nsid}");
+            show_namespaces(controller)?;
+        }
+        Event::Health { warning } => println!("Health: critical warning {warning:?}"),
+        Event::Reported(event) => {
+            let (aet, aei) = (event.aet(), event.aei());
+            println!("Event of type {aet}: {aei:#04x}, log page {:#04x}", event.lid());
+        }
         Event::Reconnected => println!("Connected again"),
         other => println!("{other:?}"),
     }

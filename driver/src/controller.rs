@@ -5,6 +5,7 @@ mod bringup;
 mod config;
 mod event;
 mod fabrics;
+mod format;
 mod recovery;
 mod setup;
 
@@ -32,7 +33,7 @@ use crate::device::{Device, Doorbells, open};
 use crate::discovery;
 use crate::error::{AttachError, CommandError, QueueError};
 use crate::memory::{Buffer, DmaMemory, MemoryError};
-use crate::queue::{Io, Queue};
+use crate::queue::{Gate, Io, Queue};
 use crate::quirk::{Override, Quirks};
 use crate::transport::pcie::{Layout, Pcie, ShadowDoorbells};
 use crate::transport::tcp::LinkError;
@@ -95,6 +96,7 @@ struct Inner {
     admin_timeout: Duration,
     events: Mutex<Events>,
     recovery: Recovery,
+    gate: Arc<Gate>,
     /// The controller has been disabled or has gone; nothing is sent to it any more.
     /// Held while that is done: whoever finds it true may rely on it.
     ended: Mutex<bool>,
@@ -262,6 +264,7 @@ impl Controller {
             admin_timeout: config.admin_timeout,
             events: Mutex::default(),
             recovery,
+            gate: Arc::default(),
             ended: Mutex::new(false),
         }))
     }
@@ -322,7 +325,8 @@ impl Controller {
         let transport = open(qid, max_transfer).inspect_err(|_| {
             lock(&inner.queue_ids).insert(qid);
         })?;
-        let mut queue = Queue::new(transport, self.home(), inner.clock.clone(), config.timeout);
+        let (gate, clock) = (inner.gate.clone(), inner.clock.clone());
+        let mut queue = Queue::behind(gate, transport, self.home(), clock, config.timeout);
         queue.retry(config.retries.clone(), retry_delays(&inner.identity));
         Ok(queue)
     }
@@ -347,7 +351,6 @@ impl Controller {
         );
         let mut rings = inner.create_for_caller(layout, function)?;
         rings.owned_by(inner.clone());
-        inner.recovery.opened(layout);
         Ok(rings)
     }
 

@@ -297,6 +297,7 @@ impl Watch {
             *stale |= match event {
                 Event::Reported(event) => event.aei() == AsyncEvent::NOTICE_DISCOVERY,
                 Event::Reconnected | Event::Reset => true,
+                _ => false,
             };
         });
         if !self.stale {

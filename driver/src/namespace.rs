@@ -46,6 +46,16 @@ pub enum NamespaceError {
 }
 
 /// A namespace of a controller. Clones are handles to the same one.
+///
+/// # When it changes
+/// A handle keeps the geometry that the namespace had when it was asked for. After the namespace has been formatted or
+/// removed, a queue refuses every command of the handle ([`Invalid::Reformatted`]), so that none moves more data than
+/// its buffer holds; ask for the namespace again. That holds from the moment at which this driver knows: at once for what
+/// goes through [`Controller::admin`], which lets no I/O command be with the controller meanwhile; as soon as
+/// [`Controller::poll`] has read the notice for what other hosts do. Until then a command is carried out in blocks of
+/// the new size, and where those are larger a controller on this machine may move data to and from other memory that
+/// is mapped for it, though to none that is not: whoever formats namespaces that others use has to tell them first.
+/// Commands of handles older than the last format of another namespace take a slower way.
 #[derive(Clone)]
 pub struct Namespace {
     id: u32,
@@ -59,6 +69,8 @@ pub struct Namespace {
     blocks: u64,
     /// As of the controller, whose queues alone take commands of this format: another might move more data for them.
     home: usize,
+    /// As of [`Extent`]: a command of this handle is refused where the namespace has another format since.
+    made: u32,
     identify: Box<IdentifyNamespace>,
     controller: Controller,
 }
@@ -71,6 +83,7 @@ impl Namespace {
         controller: Controller,
         nsid: u32,
         identify: Box<IdentifyNamespace>,
+        made: u32,
     ) -> Result<Self, NamespaceError> {
         let address = || controller.address().to_owned();
         let unusable = |what: String| NamespaceError::Unusable { address: address(), nsid, what };
@@ -119,6 +132,7 @@ impl Namespace {
             max_verify: blocks(limits.max_verify),
             blocks: identify.nsze.get(),
             home: controller.home(),
+            made,
             identify,
             controller,
         })
@@ -183,7 +197,7 @@ impl Namespace {
         let command = nvm::write_zeroes(self.id, lba, 0);
         if self.controller.quirks().has(Quirks::NO_WRITE_ZEROES) {
             let broken = Invalid::Broken { what: "Write Zeroes" };
-            return Io::whole(command, None, Kind::Invalid(broken));
+            return Io::whole(command, None, Kind::Invalid(broken), self.made);
         }
         self.without_data(command, blocks, self.max_write_zeroes)
     }
@@ -216,7 +230,7 @@ impl Namespace {
         };
         let ranges_z = ranges.len().wrapping_sub(1) as u8;
         let command = nvm::dsm(self.id, ranges_z, DsmAttributes::new().with_ad(true));
-        Io::whole(command, Some(buffer), kind).at(self.home)
+        Io::whole(command, Some(buffer), kind, self.made).at(self.home)
     }
 
     #[inline(always)]
@@ -227,18 +241,14 @@ impl Namespace {
             boundary: self.boundary,
             max_blocks: MAX_BLOCKS,
             home: self.home,
+            made: self.made,
         };
         Io::data(command, buffer, extent)
     }
 
     fn without_data(&self, command: Sqe, blocks: u64, max_blocks: u32) -> Io {
-        let extent = Extent {
-            blocks,
-            block_shift: self.block_shift,
-            boundary: 0,
-            max_blocks,
-            home: self.home,
-        };
+        let Self { block_shift, home, made, .. } = *self;
+        let extent = Extent { blocks, block_shift, boundary: 0, max_blocks, home, made };
         Io::over(command, extent)
     }
 }

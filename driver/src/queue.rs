@@ -5,6 +5,7 @@
 //! may still reach.
 
 mod counters;
+mod gate;
 mod io;
 mod mailbox;
 mod operations;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::counters::Counters;
+pub(crate) use self::gate::Gate;
 pub use self::io::{Done, Invalid, Io, Reason, Rejected};
 pub(crate) use self::io::{Extent, Kind};
 pub use self::mailbox::{Mailbox, Reply, Sender, Served};
@@ -58,6 +60,7 @@ pub struct Queue<T: Transport = Any> {
     max_transfer: usize,
     /// Whose queue it is: the memory of its controller, which the transport keeps alive. Only ever compared.
     home: usize,
+    gate: Arc<Gate>,
     /// Something other than completions asks for the poller: completions kept back, operations waiting, a failure.
     attention: bool,
     operations: Operations,
@@ -85,12 +88,24 @@ impl<T: Transport> Queue<T> {
     /// A queue over `transport` for namespaces of the controller whose memory is `home`, and for buffers of that memory; for
     /// any buffer, if the transport is not direct.
     pub(crate) fn new(transport: T, home: usize, clock: Arc<dyn Clock>, timeout: Duration) -> Self {
+        Self::behind(Arc::default(), transport, home, clock, timeout)
+    }
+
+    /// The same behind the `gate` of its controller.
+    pub(crate) fn behind(
+        gate: Arc<Gate>,
+        transport: T,
+        home: usize,
+        clock: Arc<dyn Clock>,
+        timeout: Duration,
+    ) -> Self {
         let limits = transport.limits();
         let operations = limits.depth.min(Self::OPERATIONS);
         Self {
             slots: Slots::new(limits.depth),
             max_transfer: limits.max_transfer,
             home,
+            gate,
             attention: false,
             operations: Operations::new(operations, limits.max_transfer),
             kept: VecDeque::new(),
@@ -135,6 +150,9 @@ impl<T: Transport> Queue<T> {
             if memory.home() != self.home || extent.home != self.home {
                 break 'slow;
             }
+            if extent.made != self.gate.word() {
+                break 'slow;
+            }
             let data = Data::of(memory);
             // No data at all wraps, and is too long.
             if data.len.wrapping_sub(1) >= self.max_transfer {
@@ -170,11 +188,18 @@ impl<T: Transport> Queue<T> {
     #[cold]
     #[inline(never)]
     fn enter_slowly(&mut self, mut io: Io) -> Result<Ticket, Rejected> {
-        if self.failure.is_some() {
+        if self.failure.is_some() || self.gate.is_closed() {
             return Err(self.full(io));
         }
         if io.extent.home != 0 && io.extent.home != self.home {
             return Err(Rejected { reason: Invalid::Elsewhere.into(), io });
+        }
+        if io.extent.made != self.gate.word()
+            && matches!(io.kind, Kind::Blocks | Kind::Whole)
+            && !self.gate.is_current(io.command.nsid, io.extent.made)
+        {
+            let nsid = io.command.nsid;
+            return Err(Rejected { reason: Invalid::Reformatted { nsid }.into(), io });
         }
         // The device would take the I/O address for one of its own. Over a network there are none.
         let foreign = |buffer: &Buffer| buffer.home() != self.home;
@@ -220,7 +245,16 @@ impl<T: Transport> Queue<T> {
     /// Stages commands of operations that wait, while there is room.
     fn pump(&mut self) {
         while let Some(index) = self.operations.turn() {
+            if self.gate.is_closed() {
+                break;
+            }
             let Some(part) = self.operations.next_part(index) else { break };
+            if !self.gate.is_current(part.command.nsid, part.made) {
+                if let Some(done) = self.operations.refuse(index) {
+                    self.keep(Ticket::Operation(index), done);
+                }
+                continue;
+            }
             let Some(vacancy) = self.slots.vacancy() else { break };
             let cid = vacancy.cid();
             if self.transport.stage(vacancy.index(), cid, part.command, part.data).is_err() {
@@ -510,25 +544,6 @@ impl<T: Transport> Queue<T> {
     #[must_use]
     pub fn max_transfer(&self) -> usize {
         self.max_transfer
-    }
-
-    /// What the queue has done so far.
-    #[must_use]
-    pub fn counters(&self) -> Counters {
-        let usage = self.transport.usage();
-        let (commands, completions) = self.slots.totals();
-        Counters {
-            commands,
-            completions,
-            polls: usage.polls,
-            empty_polls: usage.empty_polls,
-            doorbells: usage.doorbells,
-            divided: self.divided,
-            strays: self.strays,
-            violations: self.violations,
-            lost: self.lost,
-            retried: self.retried,
-        }
     }
 
     /// Why the queue takes no more commands, if so.

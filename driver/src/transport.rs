@@ -163,6 +163,8 @@ pub enum Violation {
 pub enum Trouble {
     /// Nothing.
     None,
+    /// The controller has said that it processes nothing for now.
+    Paused,
     /// Commands are in flight, and none has completed for a while.
     Stalled,
     /// This command has been in flight for longer than it may be. Said again after as long again.

@@ -1,6 +1,7 @@
 //! Admin commands: Identify, log pages, features, and passthrough.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use doorbell_spec::admin::{self as commands, AdminOpcode, LogRequest};
 use doorbell_spec::command::{NSID_ALL, Sqe};
@@ -15,6 +16,7 @@ use doorbell_spec::status::Status;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use super::Controller;
+use super::format::Formats;
 use crate::error::CommandError;
 use crate::memory::{Buffer, DmaMemory};
 use crate::namespace::{Namespace, NamespaceError};
@@ -71,14 +73,36 @@ impl Controller {
     /// Memory Buffer) are refused, and so are Asynchronous Event Request, which does not end, and those that make or end
     /// an association across a network or write its properties.
     ///
+    /// Format NVM, Namespace Management (but for creation) and Capacity Management are carried out while no I/O command is
+    /// with the controller: whatever is in flight on its queues ends with [`Outcome::Indeterminate`] unless it had
+    /// completed, the queues go on by themselves, and handles of the namespaces concerned are refused from then on.
+    ///
+    /// [`Outcome::Indeterminate`]: crate::Outcome::Indeterminate
+    ///
     /// # Errors
     /// [`CommandError`].
     pub fn admin(&self, command: Sqe, buffer: Option<Buffer>) -> Result<Done, CommandError> {
+        self.admin_within(command, buffer, self.inner.admin_timeout)
+    }
+
+    /// [`admin`](Self::admin) with a deadline of its own, for commands that may take long: a format, a self-test.
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub fn admin_within(
+        &self,
+        command: Sqe,
+        buffer: Option<Buffer>,
+        timeout: Duration,
+    ) -> Result<Done, CommandError> {
         let io = Io::raw(command, buffer);
         if let Some(what) = reserved(&command) {
             return Err(Rejected { reason: Reason::Invalid(Invalid::Reserved { what }), io }.into());
         }
-        self.inner.with_admin(|admin| admin.run(io))
+        match Formats::of(&command, self.identify().fna().fns()) {
+            Formats::None => self.inner.with_admin(|admin| admin.run_within(io, timeout)),
+            formats => self.inner.reformat(io, formats, timeout),
+        }
     }
 
     fn fetch<T: FromBytes>(&self, command: Sqe) -> Result<Box<T>, CommandError> {
@@ -131,6 +155,7 @@ impl Controller {
                 break;
             }
         }
+        self.inner.told_namespaces(&ids);
         Ok(ids)
     }
 
@@ -139,13 +164,15 @@ impl Controller {
     /// # Errors
     /// [`NamespaceError`]: it does not exist, or this driver cannot do I/O on its format.
     pub fn namespace(&self, nsid: u32) -> Result<Namespace, NamespaceError> {
+        // Before: a change that comes between must not go unseen.
+        let made = self.inner.gate.count();
         let identify = self.identify_namespace(nsid).map_err(|source| NamespaceError::Command {
             address: self.address().into(),
             nsid,
             source,
         })?;
         let mark = identify.clone();
-        let namespace = Namespace::new(self.clone(), nsid, identify)?;
+        let namespace = Namespace::new(self.clone(), nsid, identify, made)?;
         self.inner.recovery.used(nsid, &mark);
         Ok(namespace)
     }

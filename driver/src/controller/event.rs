@@ -1,61 +1,122 @@
 //! Events: what a controller reports of itself, and what became of the way to it.
+//!
+//! ```text
+//!   Asynchronous Event Request -> completion -> what is known of it is looked up, one command at a time -> the next request
+//! ```
+//! All of it by [`Controller::poll`], which sends at most one command and waits for none. A controller that reports without
+//! end costs one request and one look for each of its events, and no more than [`Pace`] allows in a second.
+
+mod pace;
+mod survey;
+
+use std::collections::VecDeque;
 
 use doorbell_spec::admin::{self as commands, AsyncEvent};
 use doorbell_spec::feature::Fid;
 use doorbell_spec::identify::IdentifyController;
+use doorbell_spec::log::CriticalWarning;
 use doorbell_spec::register::Csts;
 
+use self::pace::Pace;
+use self::survey::{Question, SURVEY_TAG, Survey};
 use super::fabrics::{KEEP_ALIVE_TAG, STOP_TAG, STOPPED_TAG};
 use super::{Controller, Inner, Link, lock};
 use crate::error::CommandError;
-use crate::queue::{Done, Io, Queue};
+use crate::queue::{Io, Queue};
 use crate::transport::Outcome;
 use crate::transport::tcp::Keeper;
 
 /// Tag of the driver's own Asynchronous Event Requests on the admin queue.
 const EVENT_TAG: u64 = u64::MAX - 1;
-/// Events kept for a caller who does not ask for them.
+/// Events kept for a caller who does not ask for them, after which the controller is not asked for more.
 const MOST_KEPT: usize = 64;
 
 /// Something that happened to a controller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// The controller reports it; the log page that it names says more, and has to be read
-    /// ([`event_page`](Controller::event_page)) before the controller reports another of its kind.
+    /// The controller reports what this driver knows nothing better to say about. The log page that it names says more;
+    /// unless that is the error log, it has to be read ([`event_page`](Controller::event_page)) before the controller
+    /// reports another of its kind.
     Reported(AsyncEvent),
+    /// There is a namespace that was not there before.
+    NamespaceAdded {
+        /// Namespace identifier.
+        nsid: u32,
+    },
+    /// A namespace is gone. Commands of its handles are refused.
+    NamespaceRemoved {
+        /// Namespace identifier.
+        nsid: u32,
+    },
+    /// A namespace has another size. Its handles can still be used; they report the old one.
+    NamespaceResized {
+        /// Namespace identifier.
+        nsid: u32,
+        /// Its blocks now.
+        blocks: u64,
+    },
+    /// A namespace has other blocks, or is another one under the same identifier. Commands of its handles are refused;
+    /// ask the controller for it again.
+    NamespaceReformatted {
+        /// Namespace identifier.
+        nsid: u32,
+    },
+    /// Something else about a namespace has changed, or nobody has asked the controller for it yet.
+    NamespaceChanged {
+        /// Namespace identifier.
+        nsid: u32,
+    },
+    /// The controller activates firmware. On this machine no I/O command is sent until it is through with it; queues
+    /// that are staged to say that they are full.
+    FirmwareActivating,
+    /// It is through with it.
+    FirmwareActivated {
+        /// The slot from which it runs, as the Firmware Slot Information log page has it.
+        slot: u8,
+    },
+    /// The health of the drive has changed for the worse.
+    Health {
+        /// What is critical now, as the SMART log page has it.
+        warning: CriticalWarning,
+    },
     /// The association was lost, and there is a new one.
     Reconnected,
     /// The controller has been reset, asked or not; queues and namespaces are what they were.
     Reset,
 }
 
-/// Events that have happened and not been asked for.
+/// Events that have happened and not been asked for, and how far the driver is with finding out about more.
 pub(super) struct Events {
     /// Requests for events that are with the controller.
     outstanding: u8,
     /// The controller takes no more of them.
     refused: bool,
-    kept: Vec<Event>,
+    kept: VecDeque<Event>,
+    pace: Pace,
+    survey: Survey,
 }
 
 impl Default for Events {
     /// Those of a controller that has been asked for the first (see [`ask`]).
     fn default() -> Self {
-        Self { outstanding: 1, refused: false, kept: Vec::new() }
+        let (kept, pace, survey) = Default::default();
+        Self { outstanding: 1, refused: false, kept, pace, survey }
     }
 }
 
 impl Events {
     fn keep(&mut self, event: Event) {
-        if self.kept.len() < MOST_KEPT {
-            self.kept.push(event);
+        // The same over and over says no more than once.
+        if self.kept.len() < MOST_KEPT || self.kept.back() != Some(&event) {
+            self.kept.push_back(event);
         }
     }
 
     /// The requests that were outstanding are not any more; there is a new one.
     pub(super) fn restart(&mut self, event: Event) {
         (self.outstanding, self.refused) = (1, false);
+        self.survey.restart();
         self.keep(event);
     }
 }
@@ -88,11 +149,15 @@ pub(super) fn request() -> Io {
 
 impl Controller {
     /// Hands out what has happened since the last call, and keeps the controller alive; returns how many events there
-    /// were. Never blocks.
+    /// were. Never blocks, unless firmware that was to be activated in a while has not been, and the controller is reset.
+    ///
+    /// Between what happens and the event lie several calls: each takes what has arrived and sends one command at most.
+    /// Namespaces that have come since [`namespace_ids`](Self::namespace_ids), or the first call of this, are new.
     ///
     /// A controller across a network hears of this host by this, or by the poll of any of its I/O queues: call either a
     /// few times within the Keep Alive Timeout (5 s unless the address says otherwise).
     pub fn poll(&self, mut sink: impl FnMut(Event)) -> usize {
+        self.inner.ask_for_namespaces();
         match &self.inner.link {
             Link::Tcp(_) => {
                 self.inner.tend(false);
@@ -104,6 +169,7 @@ impl Controller {
                 {
                     self.inner.take_events(&mut admin);
                 }
+                self.inner.look_at_activation();
             }
         }
         let events = std::mem::take(&mut lock(&self.inner.events).kept);
@@ -114,12 +180,15 @@ impl Controller {
 }
 
 impl Inner {
-    /// Takes what has completed on the admin queue beside the commands that somebody waits for, and asks for the next
-    /// event.
+    /// Takes what has completed on the admin queue beside the commands that somebody waits for, and sends the next
+    /// command: to find out more, or for the next event.
     pub(super) fn take_events(&self, admin: &mut Queue) {
         self.drain_events(admin);
         let events = &mut *lock(&self.events);
-        if events.outstanding == 0 && !events.refused {
+        if events.kept.len() >= MOST_KEPT || self.inquire(events, admin) {
+            return;
+        }
+        if events.outstanding == 0 && !events.refused && events.pace.allows(self.clock.now()) {
             events.outstanding = u8::from(admin.submit(request()).is_ok());
         }
     }
@@ -127,32 +196,56 @@ impl Inner {
     /// Takes what has completed on the admin queue beside the commands that somebody waits for.
     pub(super) fn drain_events(&self, admin: &mut Queue) {
         let events = &mut *lock(&self.events);
-        admin.poll(|Done { tag, status, result, outcome, .. }| match tag {
+        let mut answer = None;
+        admin.poll(|done| match done.tag {
             EVENT_TAG => {
                 events.outstanding = events.outstanding.saturating_sub(1);
-                if status.is_success() {
-                    events.keep(Event::Reported(AsyncEvent::from_bits(result as u32)));
-                } else if outcome == Outcome::Completed {
+                if done.status.is_success() {
+                    self.reported(events, AsyncEvent::from_bits(done.result as u32));
+                } else if done.outcome == Outcome::Completed {
                     events.refused = true;
                 }
             }
-            KEEP_ALIVE_TAG if outcome == Outcome::Completed => {
+            SURVEY_TAG => answer = Some(done),
+            KEEP_ALIVE_TAG if done.outcome == Outcome::Completed => {
                 if let Link::Tcp(fabric) = &self.link {
                     fabric.answered();
                 }
             }
             STOP_TAG => {
                 if let Link::Tcp(fabric) = &self.link {
-                    fabric.stopping(status.is_success());
+                    fabric.stopping(done.status.is_success());
                 }
             }
             STOPPED_TAG => {
-                let csts = status.is_success().then(|| Csts::from(result as u32));
+                let csts = done.status.is_success().then(|| Csts::from(done.result as u32));
                 if let Link::Tcp(fabric) = &self.link {
                     fabric.stopped(csts, self.clock.now());
                 }
             }
             _ => {}
         });
+        if let Some(done) = answer {
+            self.answered(events, done);
+        }
+    }
+
+    /// The controller reports an event: what it is about is looked up, if that is known.
+    fn reported(&self, events: &mut Events, event: AsyncEvent) {
+        match (event.aet(), event.aei()) {
+            (AsyncEvent::TYPE_NOTICE, AsyncEvent::NOTICE_NAMESPACE_CHANGED) => {
+                events.survey.ask(Question::Changes);
+            }
+            (AsyncEvent::TYPE_NOTICE, AsyncEvent::NOTICE_FIRMWARE_STARTING) => {
+                events.keep(Event::FirmwareActivating);
+                self.activation_begins(&mut events.survey);
+            }
+            (AsyncEvent::TYPE_SMART, _) => events.survey.ask(Question::Health),
+            (AsyncEvent::TYPE_ERROR, _) => {
+                events.keep(Event::Reported(event));
+                events.survey.ask(Question::Errors);
+            }
+            _ => events.keep(Event::Reported(event)),
+        }
     }
 }

@@ -181,6 +181,7 @@ impl Fabric {
             ended: Mutex::new(false),
             events: Mutex::default(),
             recovery: Recovery::new(config.recovery.clone()),
+            gate: Arc::default(),
         }))
     }
 

@@ -11,19 +11,18 @@
 //! owner comes, because a doorbell that it still rings for the old rings would be taken for one of the new.
 
 mod config;
+mod state;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::MutexGuard;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::Ordering;
 
 use doorbell_spec::admin as commands;
 use doorbell_spec::identify::{Cns, Csi, IdentifyNamespace};
 use doorbell_spec::register;
 
 pub use self::config::{RecoveryConfig, RecoveryCounters, ResetError};
+pub(super) use self::state::Recovery;
+use self::state::{Mark, Pair};
 use super::admin::fetch;
 use super::bringup::{AdminRings, BringUpError, Registers};
 use super::setup::set_up;
@@ -32,7 +31,7 @@ use crate::device::Device;
 use crate::error::{AttachError, CommandError, QueueError};
 use crate::queue::Io;
 use crate::quirk::Quirks;
-use crate::transport::pcie::{Layout, Lease, Pcie};
+use crate::transport::pcie::{Layout, Pcie};
 use crate::transport::{Any, CloseError, Trouble};
 
 /// There will be no rings for the queue any more.
@@ -48,100 +47,6 @@ pub(super) struct Refusal {
 impl From<QueueError> for Refusal {
     fn from(error: QueueError) -> Self {
         Self { error, dangling: None }
-    }
-}
-
-/// An I/O queue pair that the controller knows.
-struct Pair {
-    layout: Layout,
-    /// Whether the controller has it.
-    present: bool,
-    /// Commands that an abort has been tried on.
-    aborted: BTreeSet<u16>,
-}
-
-/// What recovery has to know of a controller.
-pub(super) struct Recovery {
-    policy: RecoveryConfig,
-    /// Counts resets: moves on when the controller touches no memory any more.
-    epoch: Arc<AtomicU64>,
-    /// The controller has been given up.
-    over: AtomicBool,
-    pairs: Mutex<BTreeMap<u16, Pair>>,
-    /// Namespaces that have been handed out, as they called themselves.
-    namespaces: Mutex<BTreeMap<u32, Mark>>,
-    /// When the last resets were that nobody had asked for.
-    recent: Mutex<Vec<Duration>>,
-    counters: Mutex<RecoveryCounters>,
-}
-
-/// What makes a namespace the same after a reset (PIT-47).
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Mark {
-    nguid: [u8; 16],
-    eui64: [u8; 8],
-    block_size: Option<u32>,
-}
-
-impl Mark {
-    fn of(identify: &IdentifyNamespace) -> Self {
-        let IdentifyNamespace { nguid, eui64, .. } = *identify;
-        Self { nguid, eui64, block_size: identify.block_size() }
-    }
-}
-
-impl Recovery {
-    pub(super) fn new(policy: RecoveryConfig) -> Self {
-        Self {
-            policy,
-            epoch: Arc::default(),
-            over: AtomicBool::new(false),
-            pairs: Mutex::default(),
-            namespaces: Mutex::default(),
-            recent: Mutex::default(),
-            counters: Mutex::default(),
-        }
-    }
-
-    pub(super) fn lease(&self) -> Lease {
-        Lease::new(&self.epoch)
-    }
-
-    fn epoch(&self) -> u64 {
-        self.epoch.load(Ordering::Acquire)
-    }
-
-    /// Whether the controller has been given up.
-    pub(super) fn is_over(&self) -> bool {
-        self.over.load(Ordering::Acquire)
-    }
-
-    /// A queue pair exists from now on.
-    pub(super) fn opened(&self, layout: Layout) {
-        let pair = Pair { layout, present: true, aborted: BTreeSet::new() };
-        lock(&self.pairs).insert(layout.qid, pair);
-    }
-
-    /// A namespace is used from now on.
-    pub(super) fn used(&self, nsid: u32, identify: &IdentifyNamespace) {
-        lock(&self.namespaces).insert(nsid, Mark::of(identify));
-    }
-
-    fn count(&self, step: impl FnOnce(&mut RecoveryCounters) -> &mut u64) {
-        *step(&mut lock(&self.counters)) += 1;
-    }
-
-    /// Nothing that was there before is touched by the controller any more.
-    fn move_on(&self) {
-        self.epoch.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// Whether another reset at `now` is within the budget.
-    fn affords(&self, now: Duration) -> bool {
-        let mut recent = lock(&self.recent);
-        recent.retain(|&at| now.saturating_sub(at) < self.policy.window);
-        recent.push(now);
-        recent.len() <= self.policy.resets
     }
 }
 
@@ -168,7 +73,7 @@ impl Controller {
 }
 
 impl Inner {
-    fn is_remote(&self) -> bool {
+    pub(super) fn is_remote(&self) -> bool {
         matches!(self.link, Link::Tcp(_))
     }
 
@@ -198,21 +103,24 @@ impl Inner {
 
     /// Resets the controller unless that has happened since `epoch`; ends it where it may not be reset.
     fn reset_after(&self, epoch: u64) {
-        let mut ended = lock(&self.ended);
-        if *ended || self.recovery.epoch() != epoch {
+        self.reset_within(&mut lock(&self.ended), epoch);
+    }
+
+    fn reset_within(&self, ended: &mut MutexGuard<'_, bool>, epoch: u64) {
+        if **ended || self.recovery.epoch() != epoch {
             return;
         }
         let allowed = self.recovery.policy.automatic && self.recovery.affords(self.clock.now());
         // Where it fails it ends.
         let _reset = if allowed {
-            self.reset_or_end(&mut ended)
+            self.reset_or_end(ended)
         } else {
-            self.end_now(&mut ended);
+            self.end_now(ended);
             Ok(())
         };
     }
 
-    fn reset_or_end(&self, ended: &mut MutexGuard<'_, bool>) -> Result<(), ResetError> {
+    pub(super) fn reset_or_end(&self, ended: &mut MutexGuard<'_, bool>) -> Result<(), ResetError> {
         let address = || self.address.clone();
         if **ended {
             return Err(ResetError::Ended { address: address() });
@@ -256,6 +164,7 @@ impl Inner {
         }
         self.recovery.count(|counters| &mut counters.given_up);
         self.recovery.over.store(true, Ordering::Release);
+        self.gate.open();
         // Where it is not disabled, its memory has been withdrawn from use for good.
         self.recovery.move_on();
         if !self.is_remote() {
@@ -287,11 +196,7 @@ impl Inner {
 
     fn reset_once(&self, function: &Function) -> Result<(), ResetError> {
         self.stop(&*function.device)?;
-        self.recovery.move_on();
-        for pair in lock(&self.recovery.pairs).values_mut() {
-            pair.present = false;
-            pair.aborted.clear();
-        }
+        self.recovery.deleted();
         // Whatever is created from here on is created under the new count.
         let set_up_error = |source| ResetError::SetUp(source);
         let layout = self.admin_layout();
@@ -326,6 +231,8 @@ impl Inner {
             }
             self.check_namespaces(&mut admin)?;
             lock(&self.events).restart(Event::Reset);
+            // What was to be activated is not any more.
+            self.gate.open();
         }
         Ok(())
     }
@@ -334,16 +241,29 @@ impl Inner {
         ResetError::Changed { address: self.address.clone(), what }
     }
 
+    /// Of a namespace that is used: whether it still is what it was, and how many blocks it had.
+    pub(super) fn was(&self, nsid: u32, identify: &IdentifyNamespace) -> Option<(bool, u64)> {
+        let (mark, blocks) = *lock(&self.recovery.namespaces).get(&nsid)?;
+        Some((self.is_same(identify, &mark), blocks))
+    }
+
+    /// Firmware has not been activated in the time that it may take.
+    pub(super) fn activation_failed(&self, epoch: u64) {
+        self.recovery.count(|counters| &mut counters.fatal);
+        self.reset_after(epoch);
+    }
+
     fn is_same(&self, identify: &IdentifyNamespace, mark: &Mark) -> bool {
         let now = Mark::of(identify);
         let nameless = self.capabilities.quirks.has(Quirks::BOGUS_IDS);
-        if nameless { now.block_size == mark.block_size } else { now == *mark }
+        let format = |mark: &Mark| (mark.block_size, mark.metadata);
+        if nameless { format(&now) == format(mark) } else { now == *mark }
     }
 
     /// PIT-47: the namespaces that are used are those that they were.
     fn check_namespaces(&self, admin: &mut crate::Queue) -> Result<(), ResetError> {
         let used = lock(&self.recovery.namespaces).clone();
-        for (nsid, mark) in used {
+        for (nsid, (mark, _)) in used {
             let identify = commands::identify(Cns::NAMESPACE, nsid, 0, Csi::NVM);
             let identify: Result<Box<IdentifyNamespace>, _> = fetch(admin, &self.memory, identify);
             match identify {
@@ -426,16 +346,20 @@ impl Inner {
         layout: Layout,
         function: &Function,
     ) -> Result<Pcie, QueueError> {
+        // Waits for a reset or a format that is under way, and keeps others waiting.
+        let mut ended = lock(&self.ended);
         let epoch = self.recovery.epoch();
-        self.create(layout, function).map_err(|Refusal { error, dangling }| {
+        let created = self.create(layout, function).map_err(|Refusal { error, dangling }| {
             if dangling.is_some() {
                 self.recovery.count(|counters| &mut counters.fatal);
-                self.reset_after(epoch);
+                self.reset_within(&mut ended, epoch);
             }
             // Only now: the controller touches them no more.
             drop(dangling);
             error
-        })
+        })?;
+        self.recovery.opened(layout);
+        Ok(created)
     }
 
     /// The next step for a command that is overdue; true if its queue has been deleted.
@@ -496,11 +420,15 @@ impl Inner {
 
 impl QueueOwner for Inner {
     fn rescue(&self, qid: u16, epoch: u64, trouble: Trouble) -> bool {
+        if trouble == Trouble::Paused {
+            self.look_at_activation();
+            return false;
+        }
         if !self.recovery.policy.automatic {
             return false;
         }
         match trouble {
-            Trouble::None => {}
+            Trouble::None | Trouble::Paused => {}
             Trouble::Stalled if self.is_sound() => {}
             Trouble::Stalled => {
                 self.recovery.count(|counters| &mut counters.fatal);

@@ -1,5 +1,8 @@
 //! What a queue counts.
 
+use super::Queue;
+use crate::transport::Transport;
+
 /// What a queue has done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -24,4 +27,25 @@ pub struct Counters {
     pub lost: u64,
     /// Commands that a blocking call sent again.
     pub retried: u64,
+}
+
+impl<T: Transport> Queue<T> {
+    /// What the queue has done so far.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        let usage = self.transport.usage();
+        let (commands, completions) = self.slots.totals();
+        Counters {
+            commands,
+            completions,
+            polls: usage.polls,
+            empty_polls: usage.empty_polls,
+            doorbells: usage.doorbells,
+            divided: self.divided,
+            strays: self.strays,
+            violations: self.violations,
+            lost: self.lost,
+            retried: self.retried,
+        }
+    }
 }

@@ -22,11 +22,14 @@ pub(crate) struct Extent {
     pub(crate) max_blocks: u32,
     /// As of the controller whose namespace it is, which alone takes the command; 0 if it names none.
     pub(crate) home: usize,
+    /// Format changes of the controller's namespaces when this one was identified; see [`Gate`](super::Gate).
+    pub(crate) made: u32,
 }
 
 impl Extent {
     /// Of commands that cannot be divided.
-    const NONE: Self = Self { blocks: 0, block_shift: 0, boundary: 0, max_blocks: 0, home: 0 };
+    const NONE: Self =
+        Self { blocks: 0, block_shift: 0, boundary: 0, max_blocks: 0, home: 0, made: 0 };
 
     /// Whether `len` bytes are not whole blocks.
     #[inline(always)]
@@ -108,6 +111,14 @@ pub enum Invalid {
         "the namespace belongs to one controller and the queue to another; open the namespace through the queue's"
     )]
     Elsewhere,
+    /// The namespace has another format than the one that the command was made for.
+    #[error(
+        "namespace {nsid} has, or may have, another format than this command was made for; ask the controller for the namespace again"
+    )]
+    Reformatted {
+        /// Namespace identifier.
+        nsid: u32,
+    },
     /// The command would change what the driver's own memory safety rests on.
     #[error("{what} is the driver's to send; it cannot be passed through")]
     Reserved {
@@ -153,9 +164,10 @@ impl Io {
         Self { command, buffer: None, tag: 0, kind: Kind::Internal, extent: Extent::NONE }
     }
 
-    /// A command whose data are described by itself, and can neither be divided nor be more than `buffer`.
-    pub(crate) fn whole(command: Sqe, buffer: Option<Buffer>, kind: Kind) -> Self {
-        Self { command, buffer, tag: 0, kind, extent: Extent::NONE }
+    /// A command whose data are described by itself, and can neither be divided nor be more than `buffer`; `made` as in
+    /// [`Extent`].
+    pub(crate) fn whole(command: Sqe, buffer: Option<Buffer>, kind: Kind, made: u32) -> Self {
+        Self { command, buffer, tag: 0, kind, extent: Extent { made, ..Extent::NONE } }
     }
 
     /// A command that moves all of `buffer` to or from its blocks.

@@ -13,6 +13,8 @@ use crate::transport::{Completion, Data, Handling, Outcome};
 pub(super) struct Part {
     pub(super) command: Sqe,
     pub(super) data: Data,
+    /// As of [`Extent`].
+    pub(super) made: u32,
 }
 
 struct Operation {
@@ -57,6 +59,18 @@ impl Operation {
             Outcome::NotSent | Outcome::Aborted if self.completed => Outcome::Indeterminate,
             worst => worst,
         }
+    }
+
+    /// Its completion, if somebody waits for it.
+    fn end(self) -> Option<Done> {
+        let done = Done {
+            tag: self.tag,
+            status: self.failure.map_or(Status::SUCCESS, |(_, status)| status),
+            result: self.result,
+            outcome: self.outcome(),
+            buffer: self.buffer,
+        };
+        (!self.abandoned).then_some(done)
     }
 
     fn finished(&self) -> bool {
@@ -130,7 +144,7 @@ impl Operations {
             },
             None => Data::NONE,
         };
-        Some(Part { command, data })
+        Some(Part { command, data, made: operation.extent.made })
     }
 
     /// The command that [`next_part`](Self::next_part) gave has been staged.
@@ -144,6 +158,19 @@ impl Operations {
         if operation.sent < operation.extent.blocks {
             self.waiting.push_back(index);
         }
+    }
+
+    /// No further command of operation `index` may be sent. Returns the whole, if that ends it.
+    pub(super) fn refuse(&mut self, index: u16) -> Option<Done> {
+        self.waiting.retain(|&waiting| waiting != index);
+        let slot = self.slots.get_mut(usize::from(index))?;
+        let operation = slot.as_mut()?;
+        operation.worst = operation.worst.max(Outcome::NotSent);
+        operation.failure.get_or_insert((operation.sent, Status::ABORTED_BY_HOST));
+        if operation.in_flight != 0 {
+            return None;
+        }
+        slot.take().and_then(Operation::end)
     }
 
     /// A command of operation `index` that began `began` blocks into it has completed. Returns the whole, if this ends it.
@@ -168,15 +195,7 @@ impl Operations {
         if !operation.finished() {
             return None;
         }
-        let operation = slot.take()?;
-        let done = Done {
-            tag: operation.tag,
-            status: operation.failure.map_or(Status::SUCCESS, |(_, status)| status),
-            result: operation.result,
-            outcome: operation.outcome(),
-            buffer: operation.buffer,
-        };
-        (!operation.abandoned).then_some(done)
+        slot.take().and_then(Operation::end)
     }
 
     /// Ends all that are left, none of which has a command in flight.

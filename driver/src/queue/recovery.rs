@@ -101,6 +101,11 @@ impl<T: Transport> Queue<T> {
     /// Looks through the slots, if it is time.
     fn sweep(&mut self) -> Trouble {
         let (_, completions) = self.slots.totals();
+        if self.gate.is_closed() {
+            // Nothing is overdue where nothing is processed.
+            self.watch.next_sweep = Duration::ZERO;
+            return Trouble::Paused;
+        }
         if self.slots.in_flight() == 0 || self.watch.lost {
             self.watch.next_sweep = Duration::ZERO;
             let stuck = std::mem::take(&mut self.watch.stuck) && !self.watch.lost;
@@ -222,6 +227,16 @@ impl<T: Transport> Queue<T> {
         let (_, done) = self.kept.remove(at)?;
         self.attend();
         Some(done)
+    }
+
+    /// The transport, to be changed.
+    pub(crate) fn transport_mut(&mut self) -> &mut T {
+        &mut self.transport
+    }
+
+    /// Whether a command that found no room may find some now.
+    pub(crate) fn has_room(&self) -> bool {
+        self.slots.idle() != 0 && !self.gate.is_closed()
     }
 
     /// Goes on with another transport: everything in flight ends, and what comes now goes there.

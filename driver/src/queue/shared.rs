@@ -103,7 +103,7 @@ impl<T: Transport> SharedQueue<T> {
                     other => *entry = other,
                 }
             });
-            if count > 0 || queue.failure().is_some() {
+            if count > 0 || queue.failure().is_some() || queue.has_room() {
                 wakers.append(&mut state.full);
             }
             if queue.failure().is_some() {

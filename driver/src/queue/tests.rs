@@ -125,6 +125,7 @@ impl Bench {
             boundary,
             max_blocks: 1 << 16,
             home: self.memory.home(),
+            made: 0,
         };
         Io::data(nvm::read(1, lba, 0), self.buffer(blocks), extent).tag(tag)
     }
@@ -443,7 +444,8 @@ fn a_buffer_of_another_controller_is_given_back() {
     let mut bench = bench(4, 64 << 10);
     let other = memory();
     let home = bench.memory.home();
-    let extent = Extent { blocks: 0, block_shift: 9, boundary: 0, max_blocks: 1 << 16, home };
+    let extent =
+        Extent { blocks: 0, block_shift: 9, boundary: 0, max_blocks: 1 << 16, home, made: 0 };
     let foreign = || other.allocate(BLOCK).unwrap();
     let data = Io::data(nvm::read(1, 0, 0), foreign(), extent);
     let raw = Io::raw(nvm::read(1, 0, 0), Some(foreign()));

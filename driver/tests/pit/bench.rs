@@ -229,9 +229,13 @@ impl Load {
 
     /// Submits `count` reads; returns their tags.
     pub(crate) fn send(&mut self, count: u64) -> Vec<u64> {
+        self.send_of(count, 512)
+    }
+
+    fn send_of(&mut self, count: u64, bytes: usize) -> Vec<u64> {
         (0..count)
             .map(|lba| {
-                let buffer = self.controller.buffer(512).expect("memory");
+                let buffer = self.controller.buffer(bytes).expect("memory");
                 self.ledger.submit(&mut self.queue, self.namespace.read(lba, buffer))
             })
             .collect()
@@ -257,6 +261,12 @@ impl Load {
     /// Behaves from now on: reads and writes go on as if nothing had been, on the same queue.
     #[track_caller]
     pub(crate) fn resumes(&mut self) {
+        self.resumes_with(512);
+    }
+
+    /// The same for a namespace in blocks of `block` bytes, whose handle is new.
+    #[track_caller]
+    pub(crate) fn resumes_with(&mut self, block: usize) {
         self.bench.behave();
         // A queue learns of a reset when it is polled.
         for _ in 0..64 {
@@ -271,7 +281,7 @@ impl Load {
             let done = self.queue.run(self.namespace.read(40, back)).expect("read");
             assert_eq!(done.buffer.expect("a buffer")[..], expected[..]);
         }
-        let tags = self.send(self.queue.depth() as u64);
+        let tags = self.send_of(self.queue.depth() as u64, block);
         self.settle();
         assert!(tags.iter().all(|tag| self.ledger.of(*tag).0.is_success()));
         assert_eq!(self.queue.failure(), None);

@@ -1,5 +1,8 @@
 //! PIT-54 to PIT-56: events without number, without end, and of no known kind.
 
+use std::time::Duration;
+
+use doorbell::clock::Clock;
 use doorbell::controller::Event;
 use doorbell::spec::admin::{AdminOpcode, AsyncEvent};
 use doorbell::spec::status::Status;
@@ -20,7 +23,7 @@ fn sent(counters: &Counters) -> u64 {
 fn poll(load: &Load, times: usize) -> usize {
     let mut count = 0;
     for _ in 0..times {
-        let now = load.controller.poll(|event| assert!(matches!(event, Event::Reported(_))));
+        let now = load.controller.poll(|event| assert!(!matches!(event, Event::Reset)));
         assert!(now <= 1, "{now} in one call");
         count += now;
         load.bench.clock.settle();
@@ -41,28 +44,63 @@ fn pit_54_requests_for_256_events() {
     load.close();
 }
 
+/// A controller that reports this event at every request; the rules count requests and all admin commands.
+fn storm(event: AsyncEvent) -> (Load, Counters) {
+    let bench = Bench::new();
+    let storm = Rule::command(requests()).answer(Status::SUCCESS, event.into_bits().into());
+    let all = Rule::command(Commands::any_admin()).lose().times(0).named("all");
+    let counters = bench.inject([storm.named("requests"), all]);
+    (Load::with(bench, 4), counters)
+}
+
 #[test]
 fn pit_55_an_event_at_every_request() {
-    let bench = Bench::new();
-    let event = AsyncEvent::new().with_aet(AsyncEvent::TYPE_NOTICE);
-    let storm = Rule::command(requests()).answer(Status::SUCCESS, event.into_bits().into());
-    let counters = bench.inject([storm.named("requests")]);
-    let mut load = Load::with(bench, 4);
-    let memory = load.controller.memory().stats().in_use;
-    let came = poll(&load, 500);
-    assert!((400..=500).contains(&came), "{came}");
-    assert!(sent(&counters) <= 501, "one request for each call, and no loop");
-    assert_eq!(load.controller.memory().stats().in_use, memory);
-    // I/O and admin commands get through in between.
-    load.send(4);
-    load.settle();
-    assert!(load.ledger.ended().all(|(status, _)| status.is_success()));
-    assert!(load.controller.identify_namespace(1).is_ok());
-    // Refused requests are not sent over and over either.
-    let refuse = Rule::command(requests()).answer(Status::INTERNAL_ERROR, 0);
-    let counters = load.bench.inject([refuse.named("requests")]);
-    poll(&load, 100);
-    assert!(sent(&counters) <= 2, "{} requests", sent(&counters));
+    // Of a kind that nothing is known of, and of those that something is looked up for.
+    for (aet, aei) in [(5, 0), (AsyncEvent::TYPE_NOTICE, 0), (AsyncEvent::TYPE_SMART, 1), (0, 1)] {
+        let (mut load, counters) = storm(AsyncEvent::new().with_aet(aet).with_aei(aei));
+        let all = || counters.iter().last().expect("a rule").matched;
+        let memory = load.controller.memory().stats().in_use;
+        let (before, start) = (all(), load.bench.now());
+        let mut came = poll(&load, 500);
+        for _ in 0..100 {
+            load.bench.clock.pause(16, Duration::from_millis(1));
+            came += poll(&load, 10);
+        }
+        // A burst, and a hundred a second from there on, each with one command to find out more; and one that asked for
+        // the namespaces.
+        let took = load.bench.now() - start;
+        let most = 2 + 16 + took.as_millis() as u64 / 10;
+        let (asked, all) = (sent(&counters), all() - before);
+        assert!((20..=most).contains(&asked), "{asked} requests in {took:?}");
+        assert!(all <= 1 + 2 * asked, "{all} commands for {asked} requests");
+        assert!(came as u64 <= asked && (aei == 0 || came > 16), "{came} of {asked}");
+        assert_eq!(load.controller.memory().stats().in_use, memory);
+        // I/O and admin commands get through in between.
+        load.send(4);
+        load.settle();
+        assert!(load.ledger.ended().all(|(status, _)| status.is_success()));
+        assert!(load.controller.identify_namespace(1).is_ok());
+        // Refused requests are not sent over and over either.
+        let refuse = Rule::command(requests()).answer(Status::INTERNAL_ERROR, 0);
+        let counters = load.bench.inject([refuse.named("requests")]);
+        for _ in 0..100 {
+            load.bench.clock.pause(16, Duration::from_millis(1));
+            poll(&load, 2);
+        }
+        assert!(sent(&counters) <= 2, "{} requests", sent(&counters));
+        load.resumes();
+        load.close();
+    }
+}
+
+#[test]
+fn pit_55_events_that_nobody_asks_for() {
+    let (mut load, counters) = storm(AsyncEvent::new().with_aet(5));
+    for _ in 0..500 {
+        load.send(1);
+        load.settle();
+    }
+    assert_eq!(sent(&counters), 1, "the one of the beginning");
     load.resumes();
     load.close();
 }
@@ -84,13 +122,11 @@ fn pit_56_an_event_of_an_unknown_kind() {
     let spec: NamespaceSpec = "memory:1MiB".parse().expect("a namespace");
     let subsystem = load.bench.device.port().subsystem();
     subsystem.add(spec.open().expect("a namespace")).expect("room");
-    for _ in 0..5 {
+    for _ in 0..8 {
         load.bench.clock.settle();
         load.controller.poll(|event| events.push(event));
     }
-    assert_eq!(events.len(), 2);
-    let Event::Reported(notice) = events[1] else { panic!("{:?}", events[1]) };
-    assert_eq!(notice.aei(), AsyncEvent::NOTICE_NAMESPACE_CHANGED);
+    assert_eq!(events[1..], [Event::NamespaceAdded { nsid: 3 }]);
     load.resumes();
     load.close();
 }

@@ -103,7 +103,7 @@ fn pit_37_block_sizes_that_are_none() {
 
 #[test]
 fn pit_38_formats_that_do_not_exist() {
-    refused("LBA format", |page| page.flbas = 1);
+    refused("LBA format", |page| page.flbas = 2);
     refused("LBA format", |page| (page.nlbaf_z, page.flbas) = (0, 0x60 | 0xf));
     refused("LBA format", |page| (page.nlbaf_z, page.flbas) = (255, 0x60 | 0xf));
 }

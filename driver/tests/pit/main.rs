@@ -6,6 +6,7 @@
 
 mod bench;
 mod bringup;
+mod change;
 mod completion;
 mod event;
 mod geometry;
