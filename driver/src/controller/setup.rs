@@ -174,8 +174,9 @@ impl Introduction {
             }
             None => false,
         };
-        if self.host != [0; 16] {
-            let exhid = identity.ctratt().hids();
+        let exhid = identity.ctratt().hids();
+        // Reservations rest on it; a controller without them need not know the feature.
+        if self.host != [0; 16] && (exhid || identity.oncs().reservs()) {
             let host = self.host.get(..if exhid { 16 } else { 8 }).unwrap_or_default();
             let how = HostIdentifier::new().with_exhid(exhid).into_bits();
             let command = commands::set_features(Fid::HOST_IDENTIFIER, 0, how, false);
