@@ -7,6 +7,7 @@ mod event;
 mod fabrics;
 mod format;
 mod recovery;
+mod removal;
 mod setup;
 
 use std::collections::BTreeSet;
@@ -26,6 +27,7 @@ use self::fabrics::Fabric;
 pub(crate) use self::recovery::Gone;
 use self::recovery::Recovery;
 pub use self::recovery::{RecoveryConfig, RecoveryCounters, ResetError};
+use self::removal::Notices;
 use self::setup::{Introduction, retry_delays, set_up};
 use crate::address::{Address, TcpOptions};
 use crate::clock::{Clock, SystemClock};
@@ -95,6 +97,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     admin_timeout: Duration,
     events: Mutex<Events>,
+    notices: Notices,
     recovery: Recovery,
     gate: Arc<Gate>,
     /// The controller has been disabled or has gone; nothing is sent to it any more.
@@ -254,6 +257,7 @@ impl Controller {
             queue_ids: Mutex::new((1..=limits.max_io_queues).collect()),
             memory,
             address: with_quirks(&device.info().address, config.quirks),
+            notices: Notices::of(&*device, config.detach_on_request),
             link: Link::Device(Function {
                 device,
                 doorbells,
@@ -542,6 +546,11 @@ impl Inner {
                 return Ok(());
             }
         }
+        self.stop_for_good()
+    }
+
+    /// RST-5, but for the deletion of queues: a shutdown, and CC.EN=0.
+    fn stop_for_good(&self) -> Result<(), ShutdownError> {
         let (shut_down, disabled) = self.with_registers(|registers| {
             let shut_down = if self.capabilities.quirks.has(Quirks::NO_SHUTDOWN_STATUS) {
                 let _never_reported = registers.shut_down(Duration::ZERO);
@@ -552,7 +561,7 @@ impl Inner {
             // EN=0 whatever came of it: some controllers never report the end of a shutdown.
             (shut_down, registers.disable(&self.capabilities))
         });
-        if disabled.is_err() && !self.function_reset() {
+        if !self.is_harmless(&disabled) {
             self.memory.withdraw();
         }
         shut_down?;

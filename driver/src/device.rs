@@ -110,6 +110,17 @@ pub struct IovaLimits {
     pub max_mappings: Option<u32>,
 }
 
+/// What a device, or whoever provides it, can signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interrupt {
+    /// An MSI-X vector.
+    Vector(u16),
+    /// Somebody wants the device back: it is about to be unplugged, or to be bound to another driver.
+    Removal,
+    /// The bus reports an error of the device that it could not correct.
+    BusError,
+}
+
 /// What is known of a device once it is open.
 #[derive(Clone, Debug)]
 pub struct DeviceInfo {
@@ -207,15 +218,30 @@ pub trait Device: Properties + Send + Sync {
     /// [`DeviceError`]; the device may still reach the memory then, so the caller must keep it.
     fn unmap_dma(&self, iova: u64, len: u64) -> Result<(), DeviceError>;
 
-    /// Signals `eventfd` on MSI-X `vector`, or stops doing so.
+    /// Signals `eventfd` on `interrupt`, or stops doing so.
     ///
     /// # Errors
-    /// [`DeviceError`] if there is no such vector, or the kernel refuses.
-    fn interrupt(&self, vector: u16, eventfd: Option<OwnedFd>) -> Result<(), DeviceError>;
+    /// [`DeviceError`] if the device has no such interrupt, or the kernel refuses.
+    fn interrupt(&self, interrupt: Interrupt, eventfd: Option<OwnedFd>) -> Result<(), DeviceError>;
 
     /// Function level reset. Afterwards the device touches no memory until it is enabled again.
     ///
     /// # Errors
     /// [`DeviceError`] if the function cannot be reset.
     fn reset(&self) -> Result<(), DeviceError>;
+
+    /// Gives the device back to whoever provides it, although handles of it and mapped doorbells are still held.
+    /// Afterwards it touches no memory, whatever is stored to its doorbells reaches nobody, and all else that it is asked
+    /// for fails.
+    ///
+    /// # Errors
+    /// [`DeviceError`]: nothing has changed. Of the devices here only `vfio` can do it; the others go with their last
+    /// handle.
+    fn give_back(&self) -> Result<(), DeviceError> {
+        Err(DeviceError::Unusable {
+            address: self.info().address.clone(),
+            what: "the device is given back with its last handle only".into(),
+            hint: String::new(),
+        })
+    }
 }

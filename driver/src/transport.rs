@@ -138,8 +138,8 @@ pub enum Violation {
         /// The queue the completion arrived on.
         queue: u16,
     },
-    /// The controller has been given up: nothing that was tried brought it back.
-    #[error("the controller has been given up, or has gone")]
+    /// The controller has been given up, as nothing that was tried brought it back, or has been detached.
+    #[error("the controller has been given up or detached, or has gone")]
     Ended,
     /// The submission queue head moved past the tail, or past the ring.
     #[error(

@@ -5,7 +5,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
-use doorbell::device::{Device, DeviceError, DmaRange, Doorbells, Width};
+use doorbell::device::{Device, DeviceError, DmaRange, Doorbells, Interrupt, Width};
 
 /// A memory file of `len` bytes.
 ///
@@ -68,9 +68,11 @@ pub fn exercise(device: &dyn Device) {
 
     for vector in 0..4 {
         let event = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).expect("event");
-        device.interrupt(vector, Some(event)).expect("connect");
-        device.interrupt(vector, None).expect("disconnect");
+        device.interrupt(Interrupt::Vector(vector), Some(event)).expect("connect");
+        device.interrupt(Interrupt::Vector(vector), None).expect("disconnect");
     }
-    assert!(matches!(device.interrupt(4, None), Err(DeviceError::Unusable { .. })));
+    for absent in [Interrupt::Vector(4), Interrupt::Removal] {
+        assert!(matches!(device.interrupt(absent, None), Err(DeviceError::Unusable { .. })));
+    }
     device.reset().expect("reset");
 }

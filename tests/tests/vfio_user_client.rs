@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use doorbell::device::vfio_user::VfioUser;
-use doorbell::device::{Device, DeviceError, Properties, Width};
+use doorbell::device::{Device, DeviceError, Interrupt, Properties, Width};
 use doorbell_spec::vfio_user::{
     Command, DmaMap, DmaUnmap, Header, HeaderFlags, IrqSet, RegionAccess, irq, region,
 };
@@ -205,7 +205,7 @@ fn error_replies_carry_their_reason_and_leave_the_connection_whole() {
     let memory = memory(4096);
     let error = map(&device, 4096, 4096, Some((memory.as_fd(), 0))).unwrap_err();
     assert_eq!(errno(error), Some(libc::ENOMEM));
-    assert_eq!(errno(device.interrupt(0, None).unwrap_err()), None);
+    assert_eq!(errno(device.interrupt(Interrupt::Vector(0), None).unwrap_err()), None);
     assert_eq!(errno(device.reset().unwrap_err()), None);
     assert_eq!(errno(device.read(0x44, Width::Dword).unwrap_err()), Some(libc::EINVAL));
     // None of it has cost the connection.

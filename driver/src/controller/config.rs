@@ -19,6 +19,10 @@ pub struct Config {
     pub exchange_timeout: Duration,
     /// Where DMA memory comes from.
     pub memory: MemoryConfig,
+    /// Whether [`Controller::poll`](super::Controller::poll) detaches the controller when whoever provides the device
+    /// asks for it: a drive about to be unplugged. Default no: the caller is told
+    /// ([`Event::RemovalAsked`](super::Event::RemovalAsked)), and the drive stays until the caller lets go of it.
+    pub detach_on_request: bool,
     /// What is done about commands that do not complete.
     pub recovery: RecoveryConfig,
     /// Quirks beside those that the tables have for the drive, and instead of them.
@@ -38,6 +42,7 @@ impl Default for Config {
             admin_timeout: Duration::from_secs(60),
             exchange_timeout: Duration::from_secs(5),
             memory: MemoryConfig::default(),
+            detach_on_request: false,
             recovery: RecoveryConfig::default(),
             quirks: Override::default(),
             host_id: None,

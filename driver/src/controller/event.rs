@@ -84,6 +84,12 @@ pub enum Event {
     Reconnected,
     /// The controller has been reset, asked or not; queues and namespaces are what they were.
     Reset,
+    /// Somebody wants the device back: it is about to be unplugged, or to be bound to another driver. That waits until
+    /// the device has been given back, by [`Controller::detach`] or with the last handle; meanwhile I/O works, unless
+    /// the drive has been torn out. Said again while nothing is done about it.
+    RemovalAsked,
+    /// The bus reports an error of the device that it could not correct.
+    BusError,
 }
 
 /// Events that have happened and not been asked for, and how far the driver is with finding out about more.
@@ -106,7 +112,7 @@ impl Default for Events {
 }
 
 impl Events {
-    fn keep(&mut self, event: Event) {
+    pub(super) fn keep(&mut self, event: Event) {
         // The same over and over says no more than once.
         if self.kept.len() < MOST_KEPT || self.kept.back() != Some(&event) {
             self.kept.push_back(event);
@@ -149,7 +155,8 @@ pub(super) fn request() -> Io {
 
 impl Controller {
     /// Hands out what has happened since the last call, and keeps the controller alive; returns how many events there
-    /// were. Never blocks, unless firmware that was to be activated in a while has not been, and the controller is reset.
+    /// were. Never blocks, unless firmware that was to be activated in a while has not been, and the controller is reset,
+    /// or the controller detaches itself ([`Config::detach_on_request`](super::Config::detach_on_request)).
     ///
     /// Between what happens and the event lie several calls: each takes what has arrived and sends one command at most.
     /// Namespaces that have come since [`namespace_ids`](Self::namespace_ids), or the first call of this, are new.
@@ -170,6 +177,10 @@ impl Controller {
                     self.inner.take_events(&mut admin);
                 }
                 self.inner.look_at_activation();
+                if self.inner.notices.take(&mut lock(&self.inner.events)) {
+                    // Where it does not obey, its queues have ended all the same, and it is asked for again.
+                    let _best_effort = self.detach();
+                }
             }
         }
         let events = std::mem::take(&mut lock(&self.inner.events).kept);

@@ -21,6 +21,7 @@ use doorbell_spec::status::Status;
 use self::reconnect::{Back, Failed, Known, judge};
 use super::bringup::{Capabilities, Registers};
 use super::recovery::Recovery;
+use super::removal::Notices;
 use super::setup::{Introduction, enable_retry_delays, set_up};
 use super::{AttachError, Config, Controller, Event, Inner, Limits, lock};
 use crate::clock::{Clock, Deadline};
@@ -180,6 +181,7 @@ impl Fabric {
             admin_timeout: timeout,
             ended: Mutex::new(false),
             events: Mutex::default(),
+            notices: Notices::default(),
             recovery: Recovery::new(config.recovery.clone()),
             gate: Arc::default(),
         }))

@@ -14,7 +14,6 @@ mod config;
 mod state;
 
 use std::sync::MutexGuard;
-use std::sync::atomic::Ordering;
 
 use doorbell_spec::admin as commands;
 use doorbell_spec::identify::{Cns, Csi, IdentifyNamespace};
@@ -156,17 +155,20 @@ impl Inner {
         if std::mem::replace(&mut **ended, true) {
             return true;
         }
-        let disabled = self
-            .with_registers(|registers| registers.disable(&self.capabilities).is_ok())
-            || self.function_reset();
+        let disabled = self.with_registers(|registers| registers.disable(&self.capabilities));
+        let disabled = self.is_harmless(&disabled);
         if !disabled {
             self.memory.withdraw();
         }
         self.recovery.count(|counters| &mut counters.given_up);
-        self.recovery.over.store(true, Ordering::Release);
-        self.gate.open();
         // Where it is not disabled, its memory has been withdrawn from use for good.
-        self.recovery.move_on();
+        self.recovery.end();
+        self.gate.open();
+        if let Link::Device(Function { device, .. }) = &self.link {
+            // Others can have it at once, and a removal need not wait for the caller. One that cannot goes with its
+            // last handle.
+            let _best_effort = device.give_back();
+        }
         if !self.is_remote() {
             lock(&self.admin).give_up();
         }
@@ -392,7 +394,7 @@ impl Inner {
     }
 
     /// Whether CSTS says that the controller works.
-    fn is_sound(&self) -> bool {
+    pub(super) fn is_sound(&self) -> bool {
         self.with_registers(|registers| registers.status())
             .is_ok_and(|csts| csts.rdy() && !csts.cfs())
     }

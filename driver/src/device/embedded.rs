@@ -16,7 +16,8 @@ use doorbell_subsystem::namespace_spec::BackendSpec;
 use doorbell_subsystem::{Controller, ControllerConfig, InProcess, NamespaceSpec, Subsystem};
 
 use super::{
-    Device, DeviceError, DeviceInfo, DmaRange, Doorbells, IovaLimits, PciId, Properties, Width,
+    Device, DeviceError, DeviceInfo, DmaRange, Doorbells, Interrupt, IovaLimits, PciId, Properties,
+    Width,
 };
 use crate::address::{Address, Backing, EmbeddedOptions};
 use crate::clock::Clock;
@@ -177,7 +178,14 @@ impl Device for Embedded {
             .map_err(|error| refused(&self.info.address, "unmap memory", io::Error::other(error)))
     }
 
-    fn interrupt(&self, vector: u16, eventfd: Option<OwnedFd>) -> Result<(), DeviceError> {
+    fn interrupt(&self, interrupt: Interrupt, eventfd: Option<OwnedFd>) -> Result<(), DeviceError> {
+        let Interrupt::Vector(vector) = interrupt else {
+            return Err(DeviceError::Unusable {
+                address: self.info.address.clone(),
+                what: format!("{interrupt:?}: the device signals vectors only"),
+                hint: String::new(),
+            });
+        };
         self.port
             .set_interrupt(vector, eventfd)
             .map_err(|source| refused(&self.info.address, "set an interrupt", source))

@@ -1,8 +1,25 @@
 //! A PCIe function of this machine, through the kernel's VFIO: container, group and type 1 IOMMU.
 //!
-//! Registers and configuration space are read and written through the device's file rather than mapped: a function
-//! that was unplugged then gives an error, where a mapping would raise SIGBUS, and nothing on the I/O path reads
-//! registers. Doorbells are mapped. 64-bit registers are two dwords, the low one first, which every device takes.
+//! Registers and configuration space are read and written through the device's file rather than mapped: that never
+//! raises a signal, and nothing on the I/O path reads registers. Doorbells are mapped. 64-bit registers are two dwords,
+//! the low one first, which every device takes.
+//!
+//! # A drive that is unplugged, and SIGBUS
+//! Whoever stores to a mapped BAR dies of SIGBUS if the page is not there, and vfio-pci takes pages away: from Linux 5.8
+//! on it empties the mapping before a reset of the function, before it changes the power state, and when memory decoding
+//! is turned off through its file. The next store faults, waits until the reset is over, and finds the page again; but if
+//! decoding is off by then, as far as that file goes, or the function lies in D3, the fault is a SIGBUS. Nothing else
+//! is: a drive that was torn out leaves the mapping as it is, stores to it are lost on the bus, and reads through the
+//! file give all-ones. So no signal handler is needed, provided that
+//!
+//! - decoding stays on for as long as doorbells are mapped: the owner of a mapping keeps the function open, and only the
+//!   last to let go of the function turns it off ([`Open`]'s `Drop`); a reset does not touch it, and the power state is
+//!   never changed;
+//! - a function that is given back while queues exist gives up its doorbells first. The kernel does not finish a removal
+//!   before its user has closed the function, mappings included, and asks for that by an eventfd
+//!   ([`Interrupt::Removal`]). [`Device::give_back`] puts anonymous memory in the place of every mapping, in one step
+//!   (`MAP_FIXED`), so that a thread that is about to ring stores into that and never finds nothing; only then decoding
+//!   goes off and the files are closed, which also ends what the IOMMU let the drive reach.
 //!
 //! `container` owns the IOMMU's address space and `sysfs` what is known before anything is opened; `capability` parses
 //! the kernel's answers and `sys` holds the ioctls. Each obstacle has its own [`VfioError`].
@@ -18,7 +35,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
 use doorbell_spec::pci::{Command, offset as config};
 use doorbell_spec::register::offset::DOORBELLS;
@@ -29,7 +46,9 @@ use self::capability::Region;
 use self::container::Container;
 pub use self::error::VfioError;
 use self::sysfs::Function;
-use super::{Device, DeviceError, DeviceInfo, DmaRange, Doorbells, PciId, Properties, Width};
+use super::{
+    Device, DeviceError, DeviceInfo, DmaRange, Doorbells, Interrupt, PciId, Properties, Width,
+};
 use crate::address::Bdf;
 
 /// A function that the kernel's VFIO gave to this process.
@@ -45,9 +64,18 @@ pub struct Vfio {
 #[derive(Debug)]
 struct Open {
     address: String,
+    bar0: Region,
+    /// Nothing once it has been given back.
+    held: RwLock<Option<Held>>,
+    /// The doorbells that are mapped.
+    windows: Mutex<Vec<Weak<MmapRaw>>>,
+}
+
+/// What the kernel gave.
+#[derive(Debug)]
+struct Held {
     // The device closes before its container.
     file: File,
-    bar0: Region,
     config: Region,
     container: Container,
 }
@@ -61,7 +89,7 @@ struct Interrupts {
 /// Keeps mapped doorbells usable.
 struct DoorbellOwner {
     // Unmapped before the function may be turned off.
-    _mapping: MmapRaw,
+    _mapping: Arc<MmapRaw>,
     _function: Arc<Open>,
 }
 
@@ -102,11 +130,18 @@ impl Vfio {
         let vectors = sys::irq_count(device, abi::VFIO_PCI_MSIX_IRQ_INDEX).unwrap_or(0);
 
         let iova = container.limits().clone();
-        let open = Open { address: address.into(), file, bar0, config, container };
-        open.enable(true).map_err(failed("turning memory decoding and bus mastering on"))?;
+        let held = Held { file, config, container };
+        held.enable(true).map_err(failed("turning memory decoding and bus mastering on"))?;
+        let pci = held.pci_id().map_err(failed("reading configuration space"))?;
+        let open = Open {
+            address: address.into(),
+            bar0,
+            held: RwLock::new(Some(held)),
+            windows: Mutex::default(),
+        };
         let info = DeviceInfo {
             address: address.into(),
-            pci: open.pci_id().map_err(failed("reading configuration space"))?,
+            pci,
             numa_node: function.numa_node,
             iova,
             bar_len: open.bar0.size,
@@ -121,9 +156,22 @@ impl Vfio {
     fn failed(&self, source: VfioError) -> DeviceError {
         DeviceError::Vfio { address: self.info.address.clone(), source }
     }
+
+    /// Signals `eventfd` when the kernel has something to say of the device; kernels keep one of each kind.
+    fn notify(&self, index: u32, eventfd: Option<OwnedFd>) -> Result<(), DeviceError> {
+        let eventfd = eventfd.as_ref().map(AsFd::as_fd);
+        self.function
+            .with("a notice was set", |held| {
+                sys::set_irqs(held.file.as_fd(), index, 0, &[eventfd])
+            })?
+            .map_err(|source| {
+                let what = format!("asking for notices of kind {index}");
+                self.failed(VfioError::System { what, source })
+            })
+    }
 }
 
-impl Open {
+impl Held {
     /// Memory decoding and bus mastering; the pin is never used.
     fn enable(&self, on: bool) -> std::io::Result<()> {
         let place = self.config.offset + config::COMMAND;
@@ -148,6 +196,19 @@ impl Open {
             subsystem_vendor: word(config::SUBSYSTEM_VENDOR)?,
             subsystem: word(config::SUBSYSTEM)?,
         })
+    }
+}
+
+impl Open {
+    /// Does something with the function, unless it has been given back.
+    fn with<T>(&self, what: &str, act: impl FnOnce(&Held) -> T) -> Result<T, DeviceError> {
+        match &*self.held.read().unwrap_or_else(PoisonError::into_inner) {
+            Some(held) => Ok(act(held)),
+            None => Err(DeviceError::Gone {
+                address: self.address.clone(),
+                what: format!("given back before {what}"),
+            }),
+        }
     }
 
     /// Where the register at `offset` stands in the device's file.
@@ -179,8 +240,10 @@ impl Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        // A function that was unplugged cannot be written to any more, nor can it touch memory.
-        let _ = self.enable(false);
+        if let Some(held) = self.held.get_mut().unwrap_or_else(PoisonError::into_inner) {
+            // A function that was unplugged cannot be written to any more, nor can it touch memory.
+            let _ = held.enable(false);
+        }
     }
 }
 
@@ -190,8 +253,9 @@ impl Properties for Vfio {
         let place = function.register(offset, width)?;
         let dword = |place| {
             let mut bytes = [0; 4];
-            let result = function.file.read_exact_at(&mut bytes, place);
-            result.map_err(|error| function.unreachable("reading", offset, error))?;
+            function
+                .with("a register was read", |held| held.file.read_exact_at(&mut bytes, place))?
+                .map_err(|error| function.unreachable("reading", offset, error))?;
             Ok(u64::from(u32::from_le_bytes(bytes)))
         };
         match width {
@@ -204,8 +268,11 @@ impl Properties for Vfio {
         let function = &self.function;
         let place = function.register(offset, width)?;
         let dword = |place, value: u32| {
-            let result = function.file.write_all_at(&value.to_le_bytes(), place);
-            result.map_err(|error| function.unreachable("writing", offset, error))
+            function
+                .with("a register was written", |held| {
+                    held.file.write_all_at(&value.to_le_bytes(), place)
+                })?
+                .map_err(|error| function.unreachable("writing", offset, error))
         };
         dword(place, value as u32)?;
         match width {
@@ -229,11 +296,17 @@ impl Device for Vfio {
         }
         bar0.mappable(DOORBELLS, len).map_err(unmappable)?;
         let size = usize::try_from(len).map_err(|error| unmappable(error.to_string()))?;
-        let mapping = MmapOptions::new()
-            .offset(bar0.offset + DOORBELLS)
-            .len(size)
-            .map_raw(&self.function.file)
-            .map_err(|error| unmappable(error.to_string()))?;
+        let mut options = MmapOptions::new();
+        options.offset(bar0.offset + DOORBELLS).len(size);
+        let mapping = self.function.with("its doorbells were mapped", |held| {
+            let mapping = Arc::new(options.map_raw(&held.file)?);
+            // While the function is held: what is given back takes no mapping for one that it does not know.
+            let mut windows = self.function.windows.lock().unwrap_or_else(PoisonError::into_inner);
+            windows.retain(|window| window.strong_count() > 0);
+            windows.push(Arc::downgrade(&mapping));
+            std::io::Result::Ok(mapping)
+        })?;
+        let mapping = mapping.map_err(|error| unmappable(error.to_string()))?;
         let Some(base) = NonNull::new(mapping.as_mut_ptr().cast::<u32>()) else {
             return Err(unmappable("it came at address 0".into()));
         };
@@ -243,15 +316,28 @@ impl Device for Vfio {
 
     #[expect(unsafe_code, reason = "implements a method whose caller keeps the promise")]
     unsafe fn map_dma(&self, range: DmaRange<'_>) -> Result<(), DeviceError> {
-        // SAFETY: the caller's promise is the one that is asked for.
-        unsafe { self.function.container.map(&range) }.map_err(|error| self.failed(error))
+        self.function
+            .with("memory was mapped", |held| {
+                // SAFETY: the caller's promise is the one that is asked for.
+                unsafe { held.container.map(&range) }
+            })?
+            .map_err(|error| self.failed(error))
     }
 
     fn unmap_dma(&self, iova: u64, len: u64) -> Result<(), DeviceError> {
-        self.function.container.unmap(iova, len).map_err(|error| self.failed(error))
+        match &*self.function.held.read().unwrap_or_else(PoisonError::into_inner) {
+            Some(held) => held.container.unmap(iova, len).map_err(|error| self.failed(error)),
+            // All of it went with the container.
+            None => Ok(()),
+        }
     }
 
-    fn interrupt(&self, vector: u16, eventfd: Option<OwnedFd>) -> Result<(), DeviceError> {
+    fn interrupt(&self, interrupt: Interrupt, eventfd: Option<OwnedFd>) -> Result<(), DeviceError> {
+        let vector = match interrupt {
+            Interrupt::Vector(vector) => vector,
+            Interrupt::Removal => return self.notify(abi::VFIO_PCI_REQ_IRQ_INDEX, eventfd),
+            Interrupt::BusError => return self.notify(abi::VFIO_PCI_ERR_IRQ_INDEX, eventfd),
+        };
         if vector >= self.info.vectors {
             return Err(DeviceError::Unusable {
                 address: self.info.address.clone(),
@@ -260,12 +346,14 @@ impl Device for Vfio {
             });
         }
         let mut interrupts = self.interrupts.lock().unwrap_or_else(PoisonError::into_inner);
-        interrupts.set(self.function.file.as_fd(), vector, self.info.vectors, eventfd).map_err(
-            |source| {
+        self.function
+            .with("an interrupt was set", |held| {
+                interrupts.set(held.file.as_fd(), vector, self.info.vectors, eventfd)
+            })?
+            .map_err(|source| {
                 let what = format!("setting interrupt vector {vector}");
                 self.failed(VfioError::System { what, source })
-            },
-        )
+            })
     }
 
     fn reset(&self) -> Result<(), DeviceError> {
@@ -273,9 +361,30 @@ impl Device for Vfio {
             let what = what.to_owned();
             move |source| self.failed(VfioError::System { what, source })
         };
-        sys::reset(self.function.file.as_fd()).map_err(failed("resetting the function"))?;
-        // The kernel restores configuration space; a device that needs it again gets it again.
-        self.function.enable(true).map_err(failed("turning the function on after a reset"))
+        self.function.with("it was reset", |held| {
+            sys::reset(held.file.as_fd()).map_err(failed("resetting the function"))?;
+            // The kernel restores configuration space; a device that needs it again gets it again.
+            held.enable(true).map_err(failed("turning the function on after a reset"))
+        })?
+    }
+
+    fn give_back(&self) -> Result<(), DeviceError> {
+        let function = &self.function;
+        // Whoever is in the middle of something with the function comes first.
+        let mut held = function.held.write().unwrap_or_else(PoisonError::into_inner);
+        let mut windows = function.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        for window in windows.iter().filter_map(Weak::upgrade) {
+            sys::cover(&window).map_err(|source| {
+                let what = "putting memory in the place of the doorbells".to_owned();
+                self.failed(VfioError::System { what, source })
+            })?;
+        }
+        windows.clear();
+        if let Some(held) = held.take() {
+            // As in `drop`; closed at the end of this block.
+            let _ = held.enable(false);
+        }
+        Ok(())
     }
 }
 

@@ -35,7 +35,8 @@ use zerocopy::{FromBytes, IntoBytes};
 use self::connection::{Connection, MAX_REPLY, Request};
 use self::region::Region;
 use super::{
-    Device, DeviceError, DeviceInfo, DmaRange, Doorbells, IovaLimits, PciId, Properties, Width,
+    Device, DeviceError, DeviceInfo, DmaRange, Doorbells, Interrupt, IovaLimits, PciId, Properties,
+    Width,
 };
 
 /// Smallest page of DMA memory, whatever a server says.
@@ -198,8 +199,13 @@ impl Device for VfioUser {
         exchange(&mut connection, Command::DMA_UNMAP, unmap.as_bytes(), &[], &what).map(drop)
     }
 
-    fn interrupt(&self, vector: u16, eventfd: Option<OwnedFd>) -> Result<(), DeviceError> {
+    fn interrupt(&self, interrupt: Interrupt, eventfd: Option<OwnedFd>) -> Result<(), DeviceError> {
         let mut connection = self.connection();
+        let Interrupt::Vector(vector) = interrupt else {
+            return Err(
+                connection.unusable(format!("{interrupt:?}: the device signals vectors only"), "")
+            );
+        };
         if vector >= self.info.vectors {
             return Err(connection.unusable(
                 format!("vector {vector}: the device has {} vectors", self.info.vectors),

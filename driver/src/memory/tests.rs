@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
-use crate::device::{DeviceInfo, Doorbells, IovaLimits, PciId, Properties, Width};
+use crate::device::{DeviceInfo, Doorbells, Interrupt, IovaLimits, PciId, Properties, Width};
 
 /// SplitMix64; the seed is printed, so that a failure can be repeated with `DOORBELL_SEED`.
 pub(crate) struct Random(u64);
@@ -147,7 +147,7 @@ impl Device for Mock {
         Ok(())
     }
 
-    fn interrupt(&self, _: u16, _: Option<OwnedFd>) -> Result<(), DeviceError> {
+    fn interrupt(&self, _: Interrupt, _: Option<OwnedFd>) -> Result<(), DeviceError> {
         Err(gone())
     }
 

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use doorbell::spec::register::offset;
 use doorbell::transport::Violation;
+use doorbell::{Outcome, Reason};
 use doorbell_subsystem::fault::{Commands, Rule};
 
 use crate::bench::{Bench, Load};
+use crate::spy::Event;
 
 /// Attach, I/O, a reset, I/O, shutdown, with a device that vanishes by `rule`; how far it came.
 fn lives_until(rule: Rule) -> (u64, bool) {
@@ -90,5 +92,91 @@ fn the_same_drive_comes_back() {
     bench.behave();
     let mut load = Load::with(bench, 4);
     load.resumes();
+    load.close();
+}
+
+/// The device has been given back, by a controller that was disabled before.
+fn given_back(load: &Load) -> usize {
+    assert_eq!(load.bench.spy.count(|event| event == Event::GiveBack { enabled: true }), 0);
+    load.bench.spy.count(|event| event == Event::GiveBack { enabled: false })
+}
+
+#[test]
+fn asked_for_its_device_the_controller_says_so_and_goes_on() {
+    let mut load = Load::new(4);
+    load.bench.spy.ask_for_removal();
+    let mut events = Vec::new();
+    load.controller.poll(|event| events.push(event));
+    assert_eq!(events, [doorbell::Event::RemovalAsked]);
+    assert_eq!(load.controller.poll(|event| panic!("{event:?}")), 0, "said once");
+    load.resumes();
+    assert_eq!(given_back(&load), 0);
+    load.close();
+}
+
+#[test]
+fn detached_under_load_everything_ends_once_and_the_drive_can_be_attached_again() {
+    let mut load = Load::new(8);
+    load.bench.spy.returnable();
+    load.bench.inject([Rule::command(Commands::any_io()).hang().nth(3)]);
+    let tags = load.send(8);
+    load.controller.detach().expect("detached");
+    assert_eq!(given_back(&load), 1);
+    // The queue's thread knows nothing of it yet: what it stages and rings now reaches nobody, and ends.
+    load.ledger.poll(&mut load.queue);
+    let late = load.send(1);
+    load.settle();
+    assert_eq!(load.ledger.of(late[0]).1, Outcome::Indeterminate);
+    // The one that hung was aborted with its submission queue, or has been lost with everything else.
+    assert!(tags.iter().any(|tag| !load.ledger.of(*tag).0.is_success()));
+    assert_eq!(load.queue.failure(), Some(Violation::Ended));
+    let buffer = load.controller.buffer(512).expect("memory");
+    let rejected = load.queue.submit(load.namespace.read(0, buffer)).expect_err("no queue");
+    assert_eq!(rejected.reason, Reason::Failed(Violation::Ended));
+    drop(rejected);
+    assert!(load.controller.reset().is_err() && load.controller.detach().is_ok());
+
+    let Load { bench, controller, namespace, queue, .. } = load;
+    drop((queue, namespace));
+    bench.close(controller);
+    bench.behave();
+    let mut load = Load::with(bench, 4);
+    load.resumes();
+    load.close();
+}
+
+#[test]
+fn asked_for_its_device_the_controller_gives_it_back_where_it_is_told_to() {
+    let mut bench = Bench::new();
+    bench.spy.returnable();
+    bench.config.detach_on_request = true;
+    let mut load = Load::with(bench, 4);
+    load.send(4);
+    load.controller.poll(|event| panic!("{event:?}"));
+    assert_eq!(given_back(&load), 0);
+    load.bench.spy.ask_for_removal();
+    let mut events = Vec::new();
+    load.controller.poll(|event| events.push(event));
+    assert_eq!(events, [doorbell::Event::RemovalAsked]);
+    assert_eq!(given_back(&load), 1);
+    load.settle();
+    // A queue learns of it when it is polled.
+    for _ in 0..64 {
+        load.ledger.poll(&mut load.queue);
+    }
+    assert_eq!(load.queue.failure(), Some(Violation::Ended));
+    load.close();
+}
+
+#[test]
+fn a_drive_that_is_torn_out_is_given_back_before_anything_else_is_tried() {
+    let mut load = Load::new(4);
+    load.bench.spy.returnable();
+    load.bench.inject([Rule::command(Commands::any_io()).vanish().nth(2)]);
+    load.send(4);
+    load.settle();
+    assert_eq!(load.queue.failure(), Some(Violation::Ended));
+    assert!(load.bench.spy.count(|event| matches!(event, Event::GiveBack { .. })) > 0);
+    assert_eq!(load.bench.spy.count(|event| event == Event::Reset), 0, "there is nothing to reset");
     load.close();
 }

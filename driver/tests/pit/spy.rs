@@ -3,10 +3,13 @@
 #![expect(unsafe_code, reason = "passes the promise of `map_dma` on")]
 
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use doorbell::device::embedded::Embedded;
-use doorbell::device::{Device, DeviceError, DeviceInfo, DmaRange, Doorbells, Properties, Width};
+use doorbell::device::{
+    Device, DeviceError, DeviceInfo, DmaRange, Doorbells, Interrupt, Properties, Width,
+};
 use doorbell::spec::register::offset;
 
 /// What a device was asked to do.
@@ -20,6 +23,10 @@ pub(crate) enum Event {
         reachable: bool,
     },
     Reset,
+    /// To be given back; and whether the controller was enabled at that moment.
+    GiveBack {
+        enabled: bool,
+    },
 }
 
 /// The device.
@@ -28,11 +35,15 @@ pub(crate) struct Spy {
     events: Mutex<Vec<Event>>,
     /// First I/O address, bytes and where it is in this process, of what is mapped.
     mapped: Mutex<Vec<(u64, u64, usize)>>,
+    removal: Mutex<Option<OwnedFd>>,
+    returnable: AtomicBool,
 }
 
 impl Spy {
     pub(crate) fn new(inner: Arc<Embedded>) -> Self {
-        Self { inner, events: Mutex::default(), mapped: Mutex::default() }
+        let returnable = AtomicBool::new(false);
+        let (events, mapped) = (Mutex::default(), Mutex::default());
+        Self { inner, events, mapped, removal: Mutex::default(), returnable }
     }
 
     fn note(&self, event: Event) {
@@ -63,6 +74,18 @@ impl Spy {
             .take_while(|(cdw0, _)| *cdw0 != 0)
             .map(|(cdw0, cdw10)| (cdw0 as u8, cdw10))
             .collect()
+    }
+
+    /// From now on it can be given back while handles are held, as over the kernel's VFIO.
+    pub(crate) fn returnable(&self) {
+        self.returnable.store(true, Ordering::Relaxed);
+    }
+
+    /// Asks for the device, as the kernel does before a drive is unplugged.
+    pub(crate) fn ask_for_removal(&self) {
+        let removal = self.removal.lock().unwrap();
+        rustix::io::write(removal.as_ref().expect("asked to be told"), &1u64.to_ne_bytes())
+            .expect("signalled");
     }
 
     /// Everything so far.
@@ -112,12 +135,25 @@ impl Device for Spy {
         self.inner.unmap_dma(iova, len)
     }
 
-    fn interrupt(&self, vector: u16, eventfd: Option<OwnedFd>) -> Result<(), DeviceError> {
-        self.inner.interrupt(vector, eventfd)
+    fn interrupt(&self, interrupt: Interrupt, eventfd: Option<OwnedFd>) -> Result<(), DeviceError> {
+        if interrupt == Interrupt::Removal {
+            *self.removal.lock().unwrap() = eventfd;
+            return Ok(());
+        }
+        self.inner.interrupt(interrupt, eventfd)
     }
 
     fn reset(&self) -> Result<(), DeviceError> {
         self.note(Event::Reset);
+        self.inner.reset()
+    }
+
+    fn give_back(&self) -> Result<(), DeviceError> {
+        if !self.returnable.load(Ordering::Relaxed) {
+            return self.inner.give_back();
+        }
+        let enabled = self.inner.port().is_running();
+        self.note(Event::GiveBack { enabled });
         self.inner.reset()
     }
 }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use doorbell::address::Bdf;
 use doorbell::device::vfio::{Vfio, VfioError};
-use doorbell::device::{Device, DeviceError, DmaRange, Properties, Width};
+use doorbell::device::{Device, DeviceError, DmaRange, Interrupt, Properties, Width};
 use doorbell::memory::{DmaMemory, MemoryConfig, MemoryError, PageKind};
 use doorbell_spec::admin;
 use doorbell_spec::identify::{Cns, Csi};
@@ -200,11 +200,13 @@ fn interrupts_and_reset(bdf: Bdf) -> Outcome {
     let memory = DmaMemory::new(device.clone(), MemoryConfig::default())?;
     let doorbells = device.doorbells(0x1000)?;
     let vectors = device.info().vectors;
-    ensure(device.interrupt(vectors, Some(event()?)).is_err(), || "a vector too many".into())?;
+    ensure(device.interrupt(Interrupt::Vector(vectors), Some(event()?)).is_err(), || {
+        "a vector too many".into()
+    })?;
     let zero = event()?;
     // The last one first, so that the others are enabled beside it.
-    device.interrupt(vectors - 1, Some(event()?))?;
-    device.interrupt(0, Some(zero.try_clone()?))?;
+    device.interrupt(Interrupt::Vector(vectors - 1), Some(event()?))?;
+    device.interrupt(Interrupt::Vector(0), Some(zero.try_clone()?))?;
 
     for round in 0..2 {
         let (asq, acq, data) =
@@ -245,7 +247,7 @@ fn interrupts_and_reset(bdf: Bdf) -> Outcome {
         let csts = Csts::from(device.read(offset::CSTS, Width::Dword)? as u32);
         ensure(!csts.rdy(), || "ready after a reset".into())?;
     }
-    device.interrupt(0, None)?;
+    device.interrupt(Interrupt::Vector(0), None)?;
     Ok(())
 }
 

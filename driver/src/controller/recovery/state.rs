@@ -127,6 +127,12 @@ impl Recovery {
         self.epoch.fetch_add(1, Ordering::AcqRel);
     }
 
+    /// No queue is renewed any more.
+    pub(in crate::controller) fn end(&self) {
+        self.over.store(true, Ordering::Release);
+        self.move_on();
+    }
+
     /// Whether another reset at `now` is within the budget.
     pub(super) fn affords(&self, now: Duration) -> bool {
         let mut recent = lock(&self.recent);

@@ -8,6 +8,7 @@ use std::ffi::{CStr, c_ulong};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use memmap2::MmapRaw;
 use vfio_bindings::bindings::vfio as abi;
 
 use crate::device::DmaRange;
@@ -170,6 +171,22 @@ pub(super) fn unmap_dma(container: BorrowedFd<'_>, iova: u64, len: u64) -> io::R
     Ok(unmap.size)
 }
 
+/// Puts anonymous memory in the place of a mapping, in one step: a store by another thread reaches the one or the other.
+pub(super) fn cover(mapping: &MmapRaw) -> io::Result<()> {
+    let page = rustix::param::page_size();
+    // What was mapped are whole pages, from the one with the first byte to the one with the last.
+    let base = mapping.as_mut_ptr();
+    let before = base.addr() % page;
+    let len = (before + mapping.len()).next_multiple_of(page);
+    let (access, kind) = (
+        libc::PROT_READ | libc::PROT_WRITE,
+        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED,
+    );
+    // SAFETY: replaces pages that `mapping` owns and unmaps in the end, of which it hands out a raw pointer only.
+    let place = unsafe { libc::mmap(base.wrapping_sub(before).cast(), len, access, kind, -1, 0) };
+    if place == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// The limit on locked memory in bytes; `None` where there is none.
 pub(super) fn lock_limit() -> Option<u64> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
@@ -225,6 +242,28 @@ mod tests {
     #[test]
     fn requests_have_the_kernels_numbers() {
         assert_eq!((GET_API_VERSION, IOMMU_MAP_DMA), (0x3b64, 0x3b71));
+    }
+
+    #[test]
+    fn covered_pages_take_stores_when_what_was_mapped_is_gone() {
+        let flags = rustix::fs::MemfdFlags::CLOEXEC;
+        let file = std::fs::File::from(rustix::fs::memfd_create("window", flags).unwrap());
+        file.set_len(3 * 4096).unwrap();
+        let mut options = memmap2::MmapOptions::new();
+        let mapping = options.offset(4096).len(4096 + 8).map_raw(&file).unwrap();
+        // SAFETY: within the mapping, in memory of this test's own.
+        let store = |at: usize| unsafe { mapping.as_mut_ptr().add(at).write_volatile(0x5a) };
+        store(0);
+        // As when a BAR is taken away: the next store would end the process by SIGBUS.
+        file.set_len(0).unwrap();
+        cover(&mapping).unwrap();
+        store(0);
+        store(4096 + 7);
+        file.set_len(3 * 4096).unwrap();
+        store(1);
+        let mut bytes = [1; 2];
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, 4096).unwrap();
+        assert_eq!(bytes, [0, 0], "what is stored reaches the file no more");
     }
 
     #[test]
