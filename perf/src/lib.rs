@@ -64,11 +64,19 @@ pub fn measure(request: &Request) -> anyhow::Result<bool> {
         }
         parts.push((side.engine, side.devices, side.controllers));
     }
-    let reports = run::run(config, clock, workers)?;
+    let attend = || {
+        // Events are not of interest here, but some are obeyed: a drive that is asked for is given back.
+        for controller in parts.iter().flat_map(|(.., controllers)| controllers) {
+            controller.poll(|_| {});
+        }
+    };
+    let reports = run::run(config, clock, workers, attend)?;
     let mut controllers = Vec::new();
     let mut measured = Vec::new();
     for ((engine, devices, of_side), reports) in parts.into_iter().zip(&reports) {
-        measured.push(outcome::Side::new(engine, devices, reports));
+        let mut side = outcome::Side::new(engine, devices, reports);
+        of_side.iter().for_each(|controller| side.count_recovery(&controller.recovery()));
+        measured.push(side);
         controllers.extend(of_side);
     }
     let interrupted = sys::interrupted();

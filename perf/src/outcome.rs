@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use doorbell::RecoveryCounters;
+
 use crate::config::{Config, EngineKind};
 use crate::lane::LaneReport;
 use crate::latency::Summary;
@@ -100,6 +102,23 @@ impl Side {
         if sum.first.is_none() && found.first.is_some() {
             sum.first.clone_from(&found.first);
             *place = Some(device.address.clone());
+        }
+    }
+
+    /// Adds what a controller of this side did to recover.
+    pub fn count_recovery(&mut self, recovery: &RecoveryCounters) {
+        for (name, value) in [
+            ("recovery_overdue", recovery.overdue),
+            ("recovery_fatal", recovery.fatal),
+            ("recovery_violations", recovery.violations),
+            ("recovery_aborts", recovery.aborts),
+            ("recovery_aborted", recovery.aborted),
+            ("recovery_recreations", recovery.recreations),
+            ("recovery_resets", recovery.resets),
+            ("recovery_function_resets", recovery.function_resets),
+            ("recovery_given_up", recovery.given_up),
+        ] {
+            *self.counters.entry(name).or_default() += value;
         }
     }
 

@@ -103,7 +103,11 @@ impl Stage {
     }
 }
 
-/// Runs the workers, one thread for each of `workers`, and returns what their lanes report, by engine.
+/// Between two calls of what [`run`] is given to do beside waiting.
+const ATTEND: Duration = Duration::from_millis(250);
+
+/// Runs the workers, one thread for each of `workers`, and returns what their lanes report, by engine. Meanwhile calls
+/// `attend` now and then.
 ///
 /// # Errors
 /// A thread cannot be started or pinned.
@@ -111,6 +115,7 @@ pub fn run(
     config: &Config,
     clock: Clock,
     workers: Vec<Crews>,
+    attend: impl Fn(),
 ) -> anyhow::Result<Vec<Vec<LaneReport>>> {
     let engines = workers.first().map_or(1, Vec::len);
     let entries = timetable(config, engines);
@@ -152,9 +157,15 @@ pub fn run(
     let mut live = Live::new(clock, config, planned);
     let mut left = threads.len();
     while left > 0 {
-        match receiver.recv_timeout(live.due_in()) {
+        let due = live.due_in();
+        match receiver.recv_timeout(due.min(ATTEND)) {
             Ok(()) => left -= 1,
-            Err(RecvTimeoutError::Timeout) => live.show(&gauges, stage.task()),
+            Err(RecvTimeoutError::Timeout) => {
+                attend();
+                if due <= ATTEND {
+                    live.show(&gauges, stage.task());
+                }
+            }
             Err(RecvTimeoutError::Disconnected) => break,
         }
     }

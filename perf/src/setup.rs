@@ -197,6 +197,7 @@ fn open_drive(config: &Config, target: &str, consent: bool) -> anyhow::Result<(D
     }
     let mut attach = doorbell::Config::default();
     let queues = config.cores.count() * config.queues;
+    attach.detach_on_request = true;
     attach.io_queues = u16::try_from(queues).unwrap_or(u16::MAX);
     let controller = Controller::attach(&address, attach)?;
     let namespace = match config.namespace {

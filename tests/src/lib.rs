@@ -4,6 +4,7 @@ pub mod fabric;
 pub mod function;
 pub mod fuzz;
 pub mod host;
+pub mod load;
 pub mod model;
 pub mod port;
 pub mod process;

@@ -159,6 +159,10 @@ impl Engine for Doorbell {
             ("polls", counters.polls),
             ("empty_polls", counters.empty_polls),
             ("divided", counters.divided),
+            ("strays", counters.strays),
+            ("violations", counters.violations),
+            ("lost", counters.lost),
+            ("retried", counters.retried),
         ]
     }
 }

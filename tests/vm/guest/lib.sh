@@ -113,13 +113,14 @@ all_drives_present() {
 
 # bdf_of SERIAL: PCI address of the drive with this serial number.
 bdf_of() {
+    bdfs_of "$1" | grep -m 1 .
+}
+
+# bdfs_of SERIAL: of all of them.
+bdfs_of() {
     for bdf_dir in /sys/class/nvme/*; do
-        if [ "$(tr -d ' ' <"$bdf_dir/serial")" = "$1" ]; then
-            basename "$(readlink -f "$bdf_dir/device")"
-            return
-        fi
+        [ "$(tr -d ' ' <"$bdf_dir/serial")" != "$1" ] || basename "$(readlink -f "$bdf_dir/device")"
     done
-    return 1
 }
 
 # block_of BDF [NSID]: block device of a namespace (the first), once the kernel drives the controller.

@@ -1,0 +1,77 @@
+# shellcheck shell=sh disable=SC2154
+# What the scenarios share whose drives come and go: sourced by them.
+
+monitor() { note "monitor $*"; }
+
+# give BDF: to vfio-pci, as soon as the kernel lets it be had; its own driver may have been faster.
+give() { wait_for 20 given "$1"; }
+given() {
+    # Only from this one: as soon as vfio-pci has it, it may be in use.
+    [ "$(driver_of "$1")" != nvme ] || echo "$1" >/sys/bus/pci/drivers/nvme/unbind
+    echo vfio-pci >"/sys/bus/pci/devices/$1/driver_override"
+    echo "$1" >/sys/bus/pci/drivers_probe
+    [ "$(driver_of "$1")" = vfio-pci ]
+} 2>/dev/null
+
+free_pages() { cat /sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages; }
+
+# come BDF DEVICE: QEMU adds it; again if its place was still taken.
+come() {
+    come_tries=0
+    until [ -e "/sys/bus/pci/devices/$1" ]; do
+        come_tries=$((come_tries + 1))
+        [ $come_tries -le 10 ] || return 1
+        monitor "device_add $2,id=hot$round_id"
+        round_id=$((round_id + 1))
+        wait_for 4 test -e "/sys/bus/pci/devices/$1"
+    done
+    come_id=hot$((round_id - 1))
+}
+round_id=0
+
+# rounds NAME COUNT BDF ID DEVICE TAKE COMMAND...: runs COMMAND, which says `attached N` and `ended N`; in between TAKE
+# takes the drive away, whose QEMU identifier is ID at first, and afterwards the drive comes back as DEVICE.
+rounds() {
+    rounds_name=$1 rounds_count=$2 rounds_bdf=$3 come_id=$4 rounds_device=$5 rounds_take=$6
+    shift 6
+    rounds_pages=$(free_pages)
+    "$@" >/tmp/rounds.out 2>&1 &
+    rounds_pid=$!
+    rounds_done=0
+    while [ $rounds_done -lt "$rounds_count" ]; do
+        rounds_said "^attached $rounds_done\$" || break
+        $rounds_take "$rounds_bdf" "$come_id"
+        rounds_said "^ended $rounds_done\$" || break
+        # The kernel finishes the removal, which it cannot while a process holds the drive.
+        wait_for 20 test ! -e "/sys/bus/pci/devices/$rounds_bdf" || break
+        come "$rounds_bdf" "$rounds_device" || break
+        give "$rounds_bdf" || break
+        rounds_done=$((rounds_done + 1))
+    done
+    rounds_done_well=no
+    if [ $rounds_done = "$rounds_count" ] && wait_for 20 sh -c "! kill -0 $rounds_pid 2>/dev/null"; then
+        rounds_done_well=yes
+    fi
+    kill -KILL $rounds_pid 2>/dev/null
+    wait $rounds_pid
+    rounds_status=$?
+    cat /tmp/rounds.out
+    if [ $rounds_done_well = yes ] && [ $rounds_status = 0 ]; then
+        pass "$rounds_name"
+        note "$rounds_name: $rounds_done rounds, $(grep -c '^# Tally' /tmp/rounds.out) accounts, last: $(grep '^# Tally' /tmp/rounds.out | tail -n 1 | cut -c 3-)"
+    else
+        dmesg | tail -n 15
+        fail "$rounds_name" "round $rounds_done, exit $rounds_status: $(tail -n 3 /tmp/rounds.out | tr '\n' ' ')"
+    fi
+    check "$rounds_name-pages" test "$(free_pages)" = "$rounds_pages"
+}
+
+# rounds_said WORDS: the command has, or has ended, which is no good.
+rounds_said() {
+    said_left=300
+    until grep -q "$1" /tmp/rounds.out; do
+        said_left=$((said_left - 1))
+        { [ $said_left -gt 0 ] && ! grep -q '^failed' /tmp/rounds.out; } || return 1
+        usleep 100000
+    done
+}
