@@ -6,8 +6,11 @@ monitor() { note "monitor $*"; }
 # give BDF: to vfio-pci, as soon as the kernel lets it be had; its own driver may have been faster.
 give() { wait_for 20 given "$1"; }
 given() {
-    # Only from this one: as soon as vfio-pci has it, it may be in use.
-    [ "$(driver_of "$1")" != nvme ] || echo "$1" >/sys/bus/pci/drivers/nvme/unbind
+    if [ "$(driver_of "$1")" = nvme ]; then
+        # Taken while it comes up, it fails later, and then takes the drive from whoever has it.
+        grep -qs live "/sys/bus/pci/devices/$1"/nvme/nvme*/state || return 1
+        echo "$1" >/sys/bus/pci/drivers/nvme/unbind
+    fi
     echo vfio-pci >"/sys/bus/pci/devices/$1/driver_override"
     echo "$1" >/sys/bus/pci/drivers_probe
     [ "$(driver_of "$1")" = vfio-pci ]
