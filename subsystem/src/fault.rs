@@ -1,7 +1,7 @@
 //! Misbehaviour on command: a plan of faults for a controller, seeded and counted.
 //!
 //! A [`Plan`] is a list of [`Rule`]s. Each says where it looks (at commands, at their completions, at the data of a reply,
-//! at accesses to a register), which of what it sees there it picks, and what happens then. All rules that pick the
+//! at accesses to a register, at PDUs over TCP), which of what it sees there it picks, and what happens then. All rules that pick the
 //! same thing act on it, in the order of the plan. A controller without a plan pays one branch for each busy queue and
 //! round.
 //!
@@ -46,7 +46,8 @@
 //! | [`Rule::reply`] | change the data of Identify, a log page or a feature |
 //! | [`Rule::read`], [`Rule::write`] | all-ones, bits set or cleared; a write lost or late |
 //! | [`Rule::function_reset`] | a function level reset without effect |
-//! | all of them | fatal status (CSTS.CFS), vanish |
+//! | [`Rule::pdu`] | lose, delay, duplicate, reorder, corrupt, a wrong field or digest, truncate, half-written, close |
+//! | all but the last | fatal status (CSTS.CFS), vanish |
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -56,13 +57,15 @@ mod commands;
 mod field;
 #[cfg(feature = "fault-file")]
 pub mod file;
+pub(crate) mod pdu;
 pub(crate) mod rule;
 pub(crate) mod state;
 
 pub use commands::Commands;
 #[cfg(feature = "fault-file")]
 pub use file::PlanError;
-pub use rule::{AtCommand, AtCompletion, AtRead, AtWrite, Rule};
+pub use pdu::Pdus;
+pub use rule::{AtCommand, AtCompletion, AtPdu, AtRead, AtWrite, Rule};
 
 /// A list of rules, and the seed of their dice.
 #[derive(Clone, Debug)]
@@ -87,6 +90,11 @@ impl Plan {
         self.counters.0.push(counter);
         self.rules.push(rule);
         self
+    }
+
+    /// Whether any rule is for PDUs.
+    pub(crate) fn has_pdus(&self) -> bool {
+        self.rules.iter().any(|rule| matches!(rule.place, rule::Place::Pdu(_)))
     }
 
     /// What the rules have done so far, in every controller that has this plan.

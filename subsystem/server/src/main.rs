@@ -66,7 +66,10 @@ fn run(args: &Args) -> anyhow::Result<()> {
         .collect::<anyhow::Result<_>>()?;
     let shape = args.controller();
     let shape = (shape.max_io_queues, shape.mqes_z, shape.mdts);
-    let tcp = args.tcp.bind(&subsystem, shape)?;
+    let tcp = args.tcp.bind(&subsystem, shape)?.map(|server| match &faults {
+        Some(plan) => server.with_faults(plan.clone()),
+        None => server,
+    });
     let ports = servers.len() + usize::from(tcp.is_some());
     let target = tcp.as_ref().map(|server| Arc::clone(server.target()));
     for (server, path) in servers.into_iter().zip(&args.vfio_user) {

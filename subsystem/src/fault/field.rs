@@ -1,6 +1,7 @@
-//! Fields that a file can name: of CAP, of Identify Controller and of Identify Namespace, and registers and opcodes.
+//! What a file can name: fields of CAP, of Identify Controller and of Identify Namespace, registers, opcodes and PDUs.
 
 use doorbell_spec::admin::AdminOpcode;
+use doorbell_spec::fabrics::pdu::PduType;
 use doorbell_spec::identify::{IdentifyController, IdentifyNamespace};
 use doorbell_spec::nvm::NvmOpcode;
 use doorbell_spec::register::{Cap, offset};
@@ -105,6 +106,22 @@ pub(super) fn register(name: &str) -> Option<u64> {
     })
 }
 
+/// The type of a PDU.
+pub(super) fn pdu(name: &str) -> Option<PduType> {
+    Some(match name {
+        "icreq" => PduType::IC_REQ,
+        "icresp" => PduType::IC_RESP,
+        "h2c-term-req" => PduType::H2C_TERM_REQ,
+        "c2h-term-req" => PduType::C2H_TERM_REQ,
+        "capsule-command" => PduType::CAPSULE_COMMAND,
+        "capsule-response" => PduType::CAPSULE_RESPONSE,
+        "h2c-data" => PduType::H2C_DATA,
+        "c2h-data" => PduType::C2H_DATA,
+        "r2t" => PduType::R2T,
+        _ => return None,
+    })
+}
+
 /// An opcode, of an I/O command or of an admin command.
 pub(super) enum Opcode {
     Io(NvmOpcode),
@@ -132,6 +149,7 @@ pub(super) fn opcode(name: &str) -> Option<Opcode> {
         "get-features" => Admin(AdminOpcode::GET_FEATURES),
         "asynchronous-event-request" => Admin(AdminOpcode::ASYNC_EVENT_REQUEST),
         "keep-alive" => Admin(AdminOpcode::KEEP_ALIVE),
+        "format-nvm" => Admin(AdminOpcode::FORMAT_NVM),
         "doorbell-buffer-config" => Admin(AdminOpcode::DOORBELL_BUFFER_CONFIG),
         _ => return None,
     })

@@ -47,6 +47,7 @@
 //! | `read` (`register`) | `all-ones`, `value` (`value`), `set-bits` (`value`), `clear-bits` (`value`), `fatal`, `vanish` |
 //! | `write` (`register`, `having`) | `lose`, `delay` (`by`), `fatal`, `vanish` |
 //! | `function-reset` | `lose` |
+//! | `pdu` (`kind`, `from`) | `lose`, `delay` (`by`), `duplicate`, `reorder`, `corrupt` (`offset`, `flip`), `field` (`offset`, `flip`), `wrong-digest`, `truncate` (`bytes`), `half-written` (`bytes`, `by`), `close` (`bytes`) |
 //! | `reply` | nothing: the data of the reply get `value` (bytes or text) at `offset` |
 //! | `identify-controller`, `identify-namespace` (`nsid`) | nothing: `field` gets `value` (number, bytes or text) |
 //! | `capabilities` | nothing: `field` of CAP gets `value` |
@@ -57,6 +58,8 @@
 //! - `queue`: `"io"`, `"admin"`, a number, or the first and the last of several: `[1, 4]`.
 //! - `cid`, `nsid`, `blocks = [first, last]`, `selector` (bits 7:0 of dword 10: CNS, LID or FID).
 //! - `register`: a name such as `"CSTS"`, or an offset. `having = [mask, value]` narrows writes.
+//! - `kind`, of PDUs over TCP: `"icreq"`, `"icresp"`, `"h2c-term-req"`, `"c2h-term-req"`, `"capsule-command"`,
+//!   `"capsule-response"`, `"h2c-data"`, `"c2h-data"` or `"r2t"`; or all of them `from` the `"host"` or the `"port"`.
 //! - `nth`, or `after` and `times`; `probability`, 0 to 1.
 //! - `status` is type and code in hexadecimal, `"2/81"`, then ` dnr` and ` crd=1` as wanted. `by` is `"100us"`, `"5ms"`
 //!   or `"2s"`.
@@ -74,6 +77,7 @@ use toml::Spanned;
 use super::Plan;
 use super::commands::Commands;
 use super::field::{self, Field};
+use super::pdu::Pdus;
 use super::rule::Rule;
 
 /// Why a text is no plan.
@@ -117,6 +121,8 @@ struct RuleText {
     nsid: Option<u32>,
     blocks: Option<[u64; 2]>,
     selector: Option<u8>,
+    kind: Option<Spanned<String>>,
+    from: Option<Spanned<String>>,
     register: Option<Spanned<NameOrNumber>>,
     having: Option<[u32; 2]>,
     nth: Option<Spanned<u64>>,
@@ -223,6 +229,7 @@ impl Reader<'_> {
                 "lose" => Ok(Rule::function_reset()),
                 _ => Err(self.no_act("lose")),
             },
+            "pdu" => self.pdu(),
             "reply" => {
                 let (at, bytes) = (self.rule.offset.unwrap_or(0), self.bytes(None)?);
                 Ok(Rule::reply(self.commands()?, move |page| put(page, at, &bytes)))
@@ -239,7 +246,7 @@ impl Reader<'_> {
                 Ok(Rule::capabilities(mask, cap))
             }
             other => {
-                let places = "command, completion, reply, read, write, function-reset, identify-controller, identify-namespace, capabilities";
+                let places = "command, completion, reply, read, write, function-reset, pdu, identify-controller, identify-namespace, capabilities";
                 Err(self.wrong(
                     at.span(),
                     "at",
@@ -269,19 +276,58 @@ impl Reader<'_> {
             "lose" => at.lose(),
             "hang" => at.hang(),
             "answer" => at.answer(self.status()?, self.rule.result.unwrap_or(0)),
-            "short" => {
-                let bytes = self.rule.bytes;
-                at.short(bytes.ok_or_else(|| self.missing("bytes", "how many move"))?)
-            }
-            "corrupt" => {
-                let flip = self.rule.flip.clone();
-                let flip = flip.ok_or_else(|| self.missing("flip", "bytes, as in [0x01, 0x80]"))?;
-                at.corrupt(self.rule.offset.unwrap_or(0), flip)
-            }
+            "short" => at.short(self.count()?),
+            "corrupt" => at.corrupt(self.rule.offset.unwrap_or(0), self.flip()?),
             "fatal" => at.fatal(),
             "vanish" => at.vanish(),
             _ => return Err(self.no_act(ACTS)),
         })
+    }
+
+    fn count(&self) -> Result<usize, PlanError> {
+        self.rule.bytes.ok_or_else(|| self.missing("bytes", "how many move"))
+    }
+
+    fn flip(&self) -> Result<Vec<u8>, PlanError> {
+        let flip = self.rule.flip.clone();
+        flip.ok_or_else(|| self.missing("flip", "bytes, as in [0x01, 0x80]"))
+    }
+
+    fn pdu(&self) -> Result<Rule, PlanError> {
+        const ACTS: &str = "lose, delay, duplicate, reorder, corrupt, field, wrong-digest, truncate, half-written, close";
+        let at = Rule::pdu(self.pdus()?);
+        let offset = self.rule.offset.unwrap_or(0);
+        Ok(match self.act(ACTS)? {
+            "lose" => at.lose(),
+            "delay" => at.delay(self.by()?),
+            "duplicate" => at.duplicate(),
+            "reorder" => at.reorder(),
+            "corrupt" => at.corrupt(offset, self.flip()?),
+            "field" => at.field(offset, self.flip()?),
+            "wrong-digest" => at.wrong_digest(),
+            "truncate" => at.truncate(self.count()?),
+            "half-written" => at.half_written(self.count()?, self.by()?),
+            "close" => at.close(self.rule.bytes.unwrap_or(0)),
+            _ => return Err(self.no_act(ACTS)),
+        })
+    }
+
+    fn pdus(&self) -> Result<Pdus, PlanError> {
+        match (&self.rule.kind, &self.rule.from) {
+            (None, None) => Ok(Pdus::any()),
+            (Some(kind), None) => field::pdu(kind.get_ref()).map(Pdus::of).ok_or_else(|| {
+                let what = format!("'{}' is no PDU; \"c2h-data\" is", kind.get_ref());
+                self.wrong(kind.span(), "kind", what)
+            }),
+            (None, Some(from)) => match from.get_ref().as_str() {
+                "host" => Ok(Pdus::of_host()),
+                "port" => Ok(Pdus::of_port()),
+                _ => Err(self.wrong(from.span(), "from", "is \"host\" or \"port\"")),
+            },
+            (Some(_), Some(from)) => {
+                Err(self.wrong(from.span(), "from", "is not needed: a `kind` has one sender"))
+            }
+        }
     }
 
     fn completion(&self) -> Result<Rule, PlanError> {

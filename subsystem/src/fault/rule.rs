@@ -11,10 +11,11 @@ use doorbell_spec::status::Status;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::commands::Commands;
+use super::pdu::{PduFault, Pdus};
 
 /// Where a rule looks.
 #[derive(Clone, Debug)]
-pub(super) enum Place {
+pub(crate) enum Place {
     Command(Commands),
     Completion(Commands),
     Reply(Commands),
@@ -27,6 +28,7 @@ pub(super) enum Place {
         value: u32,
     },
     FunctionReset,
+    Pdu(Pdus),
 }
 
 /// What is wrong with a completion, beside its fields.
@@ -49,7 +51,7 @@ pub(crate) enum Delivery {
 
 /// A field of a completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Field {
+pub(crate) enum Field {
     Status(Status),
     Cid(u16),
     /// Bits of the command identifier turned over.
@@ -72,7 +74,7 @@ type Edit = Arc<dyn Fn(&mut [u8]) + Send + Sync>;
 
 /// What a rule does.
 #[derive(Clone)]
-pub(super) enum Act {
+pub(crate) enum Act {
     Lose,
     Hang,
     Answer(Status, u64),
@@ -86,6 +88,7 @@ pub(super) enum Act {
         or: u64,
     },
     Late(Duration),
+    Pdu(PduFault),
     Fatal,
     Vanish,
 }
@@ -101,6 +104,7 @@ impl fmt::Debug for Act {
             Self::Change(field) => field.fmt(f),
             Self::Edit(_) => f.write_str("Edit"),
             Self::Bits { and, or } => write!(f, "Bits(and {and:#x}, or {or:#x})"),
+            Self::Pdu(fault) => fault.fmt(f),
             Self::Late(by) => write!(f, "Late({by:?})"),
             Self::Fatal => f.write_str("Fatal"),
             Self::Vanish => f.write_str("Vanish"),
@@ -211,6 +215,11 @@ impl Rule {
     #[must_use]
     pub fn function_reset() -> Self {
         Self::new(Place::FunctionReset, Act::Lose)
+    }
+
+    /// Looks at PDUs between a host and a port over TCP. All connections of the port are counted together.
+    pub fn pdu(pdus: Pdus) -> AtPdu {
+        AtPdu(pdus)
     }
 
     /// The name that its counters go by.
@@ -502,5 +511,77 @@ impl AtWrite {
     #[must_use]
     pub fn vanish(self) -> Rule {
         self.act(Act::Vanish)
+    }
+}
+
+/// What can happen to a PDU.
+#[derive(Clone, Copy, Debug)]
+#[must_use = "says where; now say what"]
+pub struct AtPdu(Pdus);
+
+impl AtPdu {
+    fn act(self, act: Act) -> Rule {
+        Rule::new(Place::Pdu(self.0), act)
+    }
+
+    /// It does not arrive.
+    #[must_use]
+    pub fn lose(self) -> Rule {
+        self.act(Act::Lose)
+    }
+
+    /// It arrives so much later, and what follows behind it.
+    #[must_use]
+    pub fn delay(self, by: Duration) -> Rule {
+        self.act(Act::Late(by))
+    }
+
+    /// It arrives twice.
+    #[must_use]
+    pub fn duplicate(self) -> Rule {
+        self.act(Act::Deliver(Delivery::Twice))
+    }
+
+    /// It arrives after the next one, or after 100 ms where none comes.
+    #[must_use]
+    pub fn reorder(self) -> Rule {
+        self.act(Act::Deliver(Delivery::Behind))
+    }
+
+    /// Its bits in `flip` are turned over from byte `at` on, whatever the digests say then.
+    #[must_use]
+    pub fn corrupt(self, at: usize, flip: impl Into<Vec<u8>>) -> Rule {
+        self.act(Act::Pdu(PduFault::Corrupt(at, flip.into())))
+    }
+
+    /// The same in its header, which has a digest that fits: a wrong field of an intact PDU.
+    #[must_use]
+    pub fn field(self, at: usize, flip: impl Into<Vec<u8>>) -> Rule {
+        self.act(Act::Pdu(PduFault::Field(at, flip.into())))
+    }
+
+    /// The digest of its data is wrong, or that of its header where its data have none. Nothing happens to a PDU
+    /// without digests.
+    #[must_use]
+    pub fn wrong_digest(self) -> Rule {
+        self.act(Act::Pdu(PduFault::WrongDigest))
+    }
+
+    /// Only its first `bytes` arrive, and the next PDU right behind them.
+    #[must_use]
+    pub fn truncate(self, bytes: usize) -> Rule {
+        self.act(Act::Pdu(PduFault::Truncated(bytes)))
+    }
+
+    /// Its first `bytes` arrive, and the rest so much later.
+    #[must_use]
+    pub fn half_written(self, bytes: usize, by: Duration) -> Rule {
+        self.act(Act::Pdu(PduFault::Halves(bytes, by)))
+    }
+
+    /// Its first `bytes` arrive, and the connection is closed.
+    #[must_use]
+    pub fn close(self, bytes: usize) -> Rule {
+        self.act(Act::Pdu(PduFault::Close(bytes)))
     }
 }

@@ -104,7 +104,7 @@ impl Faults {
     }
 
     /// Calls `act` for each rule that picks what stands before it, as `picks` says of a place.
-    fn ask(&mut self, picks: impl Fn(&Place) -> bool, mut act: impl FnMut(&Act)) {
+    pub(super) fn ask(&mut self, picks: impl Fn(&Place) -> bool, mut act: impl FnMut(&Act)) {
         for (index, active) in self.rules.iter_mut().enumerate() {
             if !picks(&active.rule.place) {
                 continue;

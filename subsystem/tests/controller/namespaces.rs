@@ -67,7 +67,9 @@ fn listener(subsystem: &Arc<doorbell_subsystem::Subsystem>, notices: u32) -> Hos
     let mut host = Host::ready(subsystem, config());
     host.admin(admin::set_features(Fid::ASYNC_EVENT_CONFIG, 0, notices, false));
     host.pair(1, 8, 8);
-    (0..3).for_each(|_| drop(host.stage(0, admin::async_event_request())));
+    for _ in 0..3 {
+        host.stage(0, admin::async_event_request());
+    }
     host.ring(0);
     host.poll();
     host

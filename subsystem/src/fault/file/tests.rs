@@ -3,7 +3,7 @@
 use super::*;
 
 /// Acts at a place, each with what it needs.
-const ACTS: [(&str, &[(&str, &str)]); 5] = [
+const ACTS: [(&str, &[(&str, &str)]); 6] = [
     (
         "at='command'",
         &[
@@ -53,6 +53,22 @@ const ACTS: [(&str, &[(&str, &str)]); 5] = [
         &[("lose", ""), ("delay", "by='2s'"), ("fatal", ""), ("vanish", "")],
     ),
     ("at='function-reset'", &[("lose", "")]),
+    (
+        "at='pdu'\nkind='c2h-data'",
+        &[
+            ("lose", ""),
+            ("delay", "by='5ms'"),
+            ("duplicate", ""),
+            ("reorder", ""),
+            ("corrupt", "offset=30\nflip=[1]"),
+            ("field", "offset=8\nflip=[1]"),
+            ("wrong-digest", ""),
+            ("truncate", "bytes=20"),
+            ("half-written", "bytes=20\nby='5ms'"),
+            ("close", ""),
+            ("close", "bytes=20"),
+        ],
+    ),
 ];
 
 #[test]
@@ -69,6 +85,8 @@ fn every_act_can_be_written() {
 #[test]
 fn fields_and_selections() {
     for text in [
+        "at='pdu'\nfrom='host'\ndo='lose'",
+        "at='pdu'\ndo='lose'",
         "at='identify-controller'\nfield='mdts'\nvalue=9",
         "at='identify-controller'\nfield='acl'\nvalue=0",
         "at='identify-controller'\nfield='mn'\nvalue='Short name'",
@@ -109,6 +127,10 @@ fn what_is_wrong_is_said_with_line_and_key() {
         ("at='identify-controller'\nfield='mdts'\nvalue=256", 5, "value", "1 bytes"),
         ("at='capabilities'\nfield='dstrd'\nvalue=16", 4, "field", "0x10"),
         ("at='reply'\nvalue=3", 4, "value", "text or bytes"),
+        ("at='pdu'\nkind='c2hdata'\ndo='lose'", 4, "kind", "c2h-data"),
+        ("at='pdu'\nkind='r2t'\nfrom='port'\ndo='lose'", 5, "from", "one sender"),
+        ("at='pdu'\ndo='hang'", 4, "do", "half-written"),
+        ("at='pdu'\ndo='truncate'", 2, "bytes", "how many"),
     ] {
         let error = format!("\n[[rule]]\n{text}\n").parse::<Plan>().expect_err(text);
         let PlanError::Rule { line: at, key: named, .. } = &error else {

@@ -4,6 +4,8 @@
 //! polled without asking the kernel who is ready; when nothing has happened for a moment, a thread sleeps until
 //! something does. A socket that takes no more is left alone until it does, and its host's commands with it.
 
+mod faulty;
+
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,6 +21,9 @@ use rustix::net::sockopt;
 
 use super::connection::{Connection, End};
 use crate::fabrics::Target;
+use crate::fault::Plan;
+use crate::fault::pdu::Wire;
+use crate::fault::state::Faults;
 use crate::port::{Running, Stop};
 
 /// Time between two looks at what happens without traffic.
@@ -69,6 +74,7 @@ pub struct Server {
     addresses: Vec<SocketAddr>,
     threads: usize,
     observer: Option<Arc<Observer>>,
+    faults: Option<Arc<Mutex<Faults>>>,
 }
 
 impl Server {
@@ -95,13 +101,27 @@ impl Server {
             listeners.push(listener);
         }
         actual.iter().for_each(|address| target.add_port(*address));
-        Ok(Self { target, listeners, addresses: actual, threads: threads.max(1), observer: None })
+        Ok(Self {
+            target,
+            listeners,
+            addresses: actual,
+            threads: threads.max(1),
+            observer: None,
+            faults: None,
+        })
     }
 
     /// The same, and `observer` is called for every connection that ends, by the thread that served it.
     #[must_use]
     pub fn observed(mut self, observer: Arc<Observer>) -> Self {
         self.observer = Some(observer);
+        self
+    }
+
+    /// The same, and PDUs on all connections fare as the rules for PDUs of `plan` say; its other rules are for controllers.
+    #[must_use]
+    pub fn with_faults(mut self, plan: Plan) -> Self {
+        self.faults = plan.has_pdus().then(|| Arc::new(Mutex::new(Faults::new(plan))));
         self
     }
 
@@ -134,7 +154,9 @@ impl Server {
         let mut workers = Vec::new();
         for inbox in &inboxes {
             let (target, observer) = (Arc::clone(&self.target), self.observer.clone());
-            workers.push(Worker::new(target, observer, Arc::clone(inbox), stop, start)?);
+            let mut worker = Worker::new(target, observer, Arc::clone(inbox), stop, start)?;
+            worker.faults.clone_from(&self.faults);
+            workers.push(worker);
         }
         let mut first = workers.swap_remove(0);
         for (listener, at) in self.listeners.iter().zip(0..) {
@@ -197,6 +219,8 @@ struct Slot {
     socket: TcpStream,
     peer: SocketAddr,
     connection: Connection,
+    /// Faults between the two, where they are wanted.
+    wire: Option<Box<Wire>>,
     interest: EventFlags,
     /// The host has been told why it ends; what it still sends is dropped, until this time.
     linger: Option<Duration>,
@@ -222,6 +246,7 @@ struct Worker {
     slots: Vec<Option<Slot>>,
     hot: Vec<usize>,
     start: Instant,
+    faults: Option<Arc<Mutex<Faults>>>,
 }
 
 impl Worker {
@@ -235,7 +260,8 @@ impl Worker {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, stop.descriptor(), EventData::new_u64(STOP), EventFlags::IN)?;
         epoll::add(&epoll, inbox.wake.as_fd(), EventData::new_u64(INBOX), EventFlags::IN)?;
-        Ok(Self { target, observer, inbox, epoll, slots: Vec::new(), hot: Vec::new(), start })
+        let (slots, hot) = (Vec::new(), Vec::new());
+        Ok(Self { target, observer, inbox, epoll, slots, hot, start, faults: None })
     }
 
     fn run(
@@ -359,7 +385,9 @@ impl Worker {
         let at = self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len());
         let interest = EventFlags::IN;
         epoll::add(&self.epoll, &socket, EventData::new_u64(at as u64), interest).ok()?;
-        let slot = Slot { socket, peer, connection, interest, linger: None, hot: false, quiet: 0 };
+        let wire = self.faults.as_ref().map(|faults| Box::new(Wire::new(faults)));
+        let (linger, hot, quiet) = (None, false, 0);
+        let slot = Slot { socket, peer, connection, wire, interest, linger, hot, quiet };
         match self.slots.get_mut(at) {
             Some(free) => *free = Some(slot),
             None => self.slots.push(Some(slot)),
@@ -412,7 +440,7 @@ impl Slot {
         }
         let mut served = Served::Idle;
         for _ in 0..STEPS {
-            match self.receive() {
+            match self.receive(now) {
                 Ok(0) => {}
                 Ok(_) => served = Served::Busy,
                 Err(_) => {
@@ -421,25 +449,32 @@ impl Slot {
                 }
             }
             let work = self.connection.step(now);
-            let Ok(sent) = self.send() else {
+            let Ok(sent) = self.send(now) else {
                 self.connection.closed();
                 return Served::Gone;
             };
             if work != 0 || sent != 0 {
                 served = Served::Busy;
             }
-            if self.connection.is_ended() {
+            if self.connection.is_ended()
+                && !self.wire.as_ref().is_some_and(|wire| wire.is_sending())
+            {
                 return self.part(now);
             }
             if !self.connection.is_ready() || work == 0 && sent == 0 {
                 break;
             }
         }
-        served
+        // What is on its way has no kernel that wakes us.
+        let busy = self.wire.as_ref().is_some_and(|wire| wire.is_busy());
+        if busy { Served::Busy } else { served }
     }
 
     /// Bytes received; 0 where there are none now.
-    fn receive(&mut self) -> io::Result<usize> {
+    fn receive(&mut self, now: Duration) -> io::Result<usize> {
+        if self.wire.is_some() {
+            return self.receive_badly(now);
+        }
         let room = self.connection.room();
         if room.is_empty() {
             return Ok(0);
@@ -456,7 +491,10 @@ impl Slot {
     }
 
     /// Bytes sent; 0 where the socket takes none now, or there are none.
-    fn send(&mut self) -> io::Result<usize> {
+    fn send(&mut self, now: Duration) -> io::Result<usize> {
+        if self.wire.is_some() {
+            return self.send_badly(now);
+        }
         let mut sent = 0;
         while !self.connection.output().is_empty() {
             match self.socket.write(self.connection.output()) {
@@ -502,7 +540,8 @@ impl Slot {
         if self.linger.is_some() || !self.connection.room().is_empty() {
             wanted |= EventFlags::IN;
         }
-        if !self.connection.output().is_empty() {
+        let sending = self.wire.as_ref().is_some_and(|wire| wire.is_sending());
+        if sending || !self.connection.output().is_empty() {
             wanted |= EventFlags::OUT;
         }
         let token = EventData::new_u64(at as u64);
