@@ -169,6 +169,18 @@ impl CommandError {
         }
     }
 
+    /// What became of the command, and so what can be done about it.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Status { status, .. } => Outcome::of(*status),
+            Self::Lost { outcome, .. } => *outcome,
+            Self::Rejected(_) | Self::Memory(_) => Outcome::NotSent,
+            Self::TimedOut { .. } | Self::QueueFailed(_) => Outcome::Indeterminate,
+            Self::Short { .. } => Outcome::Completed,
+        }
+    }
+
     /// The status that the controller gave, if it gave one.
     #[must_use]
     pub fn status(&self) -> Option<Status> {

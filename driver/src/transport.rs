@@ -82,6 +82,15 @@ pub struct Usage {
 }
 
 /// What became of a command, for whoever has to decide whether to send it again.
+///
+/// | outcome | has it been carried out? | what to do |
+/// | --- | --- | --- |
+/// | [`Completed`](Self::Completed) | as the status says | go by the status; unless it has DNR, it can be sent again |
+/// | [`NotSent`](Self::NotSent) | no | send it again, whatever it is |
+/// | [`Aborted`](Self::Aborted) | perhaps in part, and no more of it will be | send it again at once, if that overwrites all it would have changed |
+/// | [`Indeterminate`](Self::Indeterminate) | nobody knows | send reads again; of a write, read what is there first |
+///
+/// [`Queue::run`](crate::Queue::run) does so for reads by itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Outcome {
     /// The controller completed it: the status is the controller's.
@@ -89,11 +98,21 @@ pub enum Outcome {
     Completed,
     /// The controller never saw it, and never will. It can be sent again.
     NotSent,
-    /// It was given up, and the controller has confirmed that it did not, and will not, carry it out.
+    /// The controller has confirmed, by the status Command Abort Requested, that it ended the command for an Abort (the
+    /// driver's, if the command was overdue, or [`Controller::abort`](crate::Controller::abort)): nothing more of it
+    /// happens. It can be sent again; blocks that it was to write may have the old content or the new.
     Aborted,
     /// It was with the controller when the way to it was lost: it may have been carried out, in whole, in part or not
     /// at all. A read can be sent again; what a write would have changed must be read first.
     Indeterminate,
+}
+
+impl Outcome {
+    /// Of a command that the controller has completed.
+    #[inline(always)]
+    pub(crate) fn of(status: Status) -> Self {
+        if status.is(Status::ABORTED_BY_REQUEST) { Self::Aborted } else { Self::Completed }
+    }
 }
 
 impl fmt::Display for Outcome {
@@ -116,7 +135,8 @@ pub struct Completion {
     pub status: Status,
     /// Dwords 0 and 1.
     pub result: u64,
-    /// [`Outcome::Completed`], unless the transport made the completion up because the controller never will.
+    /// [`Outcome::Completed`] or [`Outcome::Aborted`], unless the transport made the completion up because the controller
+    /// never will.
     pub outcome: Outcome,
 }
 

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::{Parser, ValueEnum};
+use doorbell::Address;
 
 use crate::config::{Config, Cores, EngineKind, Prefill};
 use crate::units::{parse_count, parse_duration, parse_size};
@@ -20,7 +21,7 @@ Addresses:
   pcie:0000:01:00.0                   a drive bound to vfio-pci (see hugepages.sh bind)
   vfio-user:/run/drive.sock           a drive served by another process
   tcp://host:4420/nqn.2014-08.org.x:y a subsystem across a network; without the NQN the one there is
-  tcp://host,hdgst,ddgst              ... with digests of headers and data
+  tcp://host,hdgst,ddgst              ... with digests of headers and data (for all: --digests)
   /dev/nvme0n1, disk.img              for the engines io_uring and pread
 
 Examples:
@@ -95,6 +96,16 @@ pub struct Args {
     #[arg(short = 'c', long, value_name = "CORES", default_value = "1", value_parser = parse_cores)]
     #[arg(help_heading = "Load")]
     cores: Cores,
+    /// Digests that tcp addresses use: header, data or header,data; as hdgst and ddgst in an address
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHICH",
+        value_delimiter = ',',
+        hide_possible_values = true
+    )]
+    #[arg(help_heading = "Load")]
+    digests: Vec<Digest>,
     /// Queues of each thread on each drive
     #[arg(short = 'P', long, value_name = "N", default_value_t = 1, help_heading = "Load")]
     queues: usize,
@@ -156,7 +167,7 @@ pub struct Args {
     /// Repeat the run whose JSON report is in FILE
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     #[arg(conflicts_with_all = ["addresses", "workload", "block_size", "read_mix", "zipf", "span",
-        "seed", "prefill", "depth", "rate", "cores", "queues", "batch", "poll_limit", "time", "warmup", "ios",
+        "seed", "prefill", "depth", "rate", "cores", "queues", "digests", "batch", "poll_limit", "time", "warmup", "ios",
         "engine", "compare", "compare_target", "namespace", "iopoll"])]
     repeat: Option<PathBuf>,
     /// Print this help
@@ -165,6 +176,15 @@ pub struct Args {
     /// Print the version
     #[arg(short = 'V', long, action = clap::ArgAction::Version, help_heading = "Output")]
     version: Option<bool>,
+}
+
+/// A digest of NVMe/TCP (CRC-32C).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Digest {
+    /// Of headers
+    Header,
+    /// Of data
+    Data,
 }
 
 /// The form of the report.
@@ -199,19 +219,25 @@ impl Args {
         let histogram = self.histogram.clone();
         let config = match &self.repeat {
             Some(path) => repeated(path)?,
-            None => self.into_config(),
+            None => self.into_config()?,
         };
         config.check().map_err(anyhow::Error::msg)?;
         Ok(Request { config, destroy_data, form, histogram })
     }
 
-    fn into_config(self) -> Config {
+    fn into_config(mut self) -> anyhow::Result<Config> {
         let default = Config::default();
         let counted = self.ios.is_some();
         let time = self.time.map(|time| time.as_secs_f64());
         let warmup = self.warmup.map(|time| time.as_secs_f64());
         let read_mix = if self.workload == Workload::Verify { 50 } else { default.read_mix };
-        Config {
+        if !self.digests.is_empty() {
+            ensure!(
+                with_digests(&mut self.addresses, &self.digests),
+                "--digests is for tcp://HOST:PORT addresses, and there is none"
+            );
+        }
+        Ok(Config {
             addresses: if self.addresses.is_empty() { default.addresses } else { self.addresses },
             namespace: self.namespace,
             engine: self.engine,
@@ -234,8 +260,23 @@ impl Args {
             batch: self.batch,
             poll_limit: self.poll_limit,
             iopoll: self.iopoll,
+        })
+    }
+}
+
+/// Has the addresses across a network use these digests too; false where there is no such address.
+fn with_digests(addresses: &mut [String], digests: &[Digest]) -> bool {
+    let mut any = false;
+    for text in addresses {
+        // One that is wrong is explained when it is opened.
+        if let Ok(Address::Tcp(mut options)) = text.parse() {
+            options.header_digest |= digests.contains(&Digest::Header);
+            options.data_digest |= digests.contains(&Digest::Data);
+            *text = Address::Tcp(options).to_string();
+            any = true;
         }
     }
+    any
 }
 
 fn repeated(path: &std::path::Path) -> anyhow::Result<Config> {
@@ -302,6 +343,25 @@ mod tests {
         assert_eq!(run.addresses, ["x:"]);
         let run = config(&["--bs", "512", "--iodepth", "9", "--runtime", "5s", "-n", "10k"]);
         assert_eq!((run.block_size, run.depth, run.ios), (512, 9, Some(10_000)));
+    }
+
+    #[test]
+    fn digests_are_those_of_the_addresses_and_of_the_option() {
+        let tcp = "tcp://127.0.0.1:4420/nqn.2014-08.org.x:y";
+        let run = config(&["--digests", "header", tcp, "embedded:", "tcp://h,ddgst"]);
+        assert_eq!(run.addresses[0], format!("{tcp},hdgst"));
+        assert_eq!(run.addresses[1], "embedded:");
+        assert!(run.addresses[2].ends_with(",hdgst,ddgst"), "{}", run.addresses[2]);
+        let run = config(&["--digests", "header,data", tcp]);
+        assert_eq!(run.addresses[0], format!("{tcp},hdgst,ddgst"));
+        for (words, why) in [(&["--digests", "data"], "none"), (&["--digests=all", tcp], "all")] {
+            let words = std::iter::once("doorbell-perf").chain(words.iter().copied());
+            let error = match Args::try_parse_from(words) {
+                Ok(args) => args.into_request().unwrap_err().to_string(),
+                Err(error) => error.to_string(),
+            };
+            assert!(error.contains(why), "{error}");
+        }
     }
 
     #[test]

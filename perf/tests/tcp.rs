@@ -39,11 +39,47 @@ fn several_targets_and_a_local_drive_share_the_work() {
 }
 
 #[test]
+fn digests_and_queues_are_options_of_the_run() {
+    let served = Served::start();
+    let words =
+        ["-w", "verify", "-n", "3000", "-P", "3", "--digests", "header,data", "--yes-destroy-data"];
+    let report = json(&words, &[&served.address]);
+    let used = report["configuration"]["addresses"][0].as_str().expect("an address").to_owned();
+    assert!(used.ends_with(",hdgst,ddgst"), "{used}");
+    assert_eq!(report["configuration"]["queues"], 3);
+    assert_eq!(report["verify"]["blocks_wrong"], 0, "{report}");
+}
+
+#[test]
 fn processor_time_stands_beside_latency() {
     let served = Served::start();
     let output = run(&["-n", "2000", "-q", "4", &served.address]);
     assert_eq!(output.status, Some(0), "{}", output.stderr);
     assert!(output.stdout.contains("CPU time per I/O"), "{}", output.stdout);
+}
+
+/// The binary through a port that is forwarded, without a name: the target does not know the address it is reached at.
+#[test]
+fn a_forwarded_port_needs_no_name() {
+    let served = Served::start();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = format!("tcp://{}", listener.local_addr().expect("bound"));
+    let port = served.address.trim_start_matches("tcp://").to_owned();
+    std::thread::spawn(move || {
+        for host in listener.incoming().map_while(Result::ok) {
+            let there = std::net::TcpStream::connect(&port).expect("the port");
+            let pairs = [(&host, &there), (&there, &host)];
+            for (from, to) in pairs.map(|(a, b)| (a.try_clone().unwrap(), b.try_clone().unwrap())) {
+                std::thread::spawn(move || {
+                    let (mut from, mut to) = (from, to);
+                    let _ = std::io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(std::net::Shutdown::Write);
+                });
+            }
+        }
+    });
+    let output = run(&["-n", "1000", "-q", "4", &address]);
+    assert_eq!(output.status, Some(0), "{}", output.stderr);
 }
 
 #[test]

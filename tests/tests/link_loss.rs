@@ -17,6 +17,8 @@ use doorbell_tests::rig::{NQN, Port, within};
 
 /// No test takes longer.
 const LONGEST: Duration = Duration::from_secs(300);
+/// Except where every byte is tried.
+const WHOLE: Duration = Duration::from_secs(3600);
 /// Nor does a host wait longer for what the other side will never do. Many times what it is told to wait, for machines
 /// that are busy.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -178,6 +180,10 @@ impl Drop for Watch {
     }
 }
 
+fn at(trouble: Trouble, places: &[usize]) -> impl FnOnce(&str) -> Vec<Plan> {
+    move |options| plans(options, trouble, places)
+}
+
 fn plans(options: &str, trouble: Trouble, within: &[usize]) -> Vec<Plan> {
     let mut plans = Vec::new();
     for (connection, way, message, passed) in messages(options) {
@@ -191,9 +197,9 @@ fn plans(options: &str, trouble: Trouble, within: &[usize]) -> Vec<Plan> {
 }
 
 /// A host that does not connect again: an error, or all is well where the trouble comes behind the last answer.
-fn ends(options: &str, trouble: Trouble, places: &[usize]) {
+fn ends(options: &str, plans: impl FnOnce(&str) -> Vec<Plan>) {
     let options = &format!("{options},reconnect=off");
-    troubles(&plans(options, trouble, places), options, |port, proxy, plan| {
+    troubles(&plans(options), options, |port, proxy, plan| {
         let started = Instant::now();
         let result = session(proxy, options);
         assert!(started.elapsed() < DEADLINE, "{:?}", started.elapsed());
@@ -206,9 +212,9 @@ fn ends(options: &str, trouble: Trouble, places: &[usize]) {
 }
 
 /// A host that connects again: after the trouble, of which there is one, everything works.
-fn returns(options: &str, trouble: Trouble, places: &[usize]) {
+fn returns(options: &str, plans: impl FnOnce(&str) -> Vec<Plan>) {
     let options = &format!("{options},reconnect=10ms,quiesce=0");
-    troubles(&plans(options, trouble, places), options, |port, proxy, _| {
+    troubles(&plans(options), options, |port, proxy, _| {
         let started = Instant::now();
         let _interrupted = session(proxy, options);
         assert!(started.elapsed() < DEADLINE, "{:?}", started.elapsed());
@@ -222,27 +228,73 @@ fn returns(options: &str, trouble: Trouble, places: &[usize]) {
 /// Before the message, in its header, in what follows, behind it.
 const PLACES: [usize; 4] = [0, 5, 30, usize::MAX];
 
+/// Every byte of a message that is not longer than this; of others those up to here, and the last. Headers have 128
+/// bytes at most, with their digest 132.
+const EVERY: usize = 136;
+
+/// One in so many of all the places where a link can be lost is tried, beginning with one that the seed picks:
+/// `DOORBELL_LINK_STRIDE=1` tries all of them.
+fn stride() -> (usize, usize) {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    let stride = number("DOORBELL_LINK_STRIDE").unwrap_or(97).max(1);
+    let clock = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |time| time.subsec_nanos());
+    let seed = number("DOORBELL_SEED").unwrap_or(clock as usize) % stride;
+    println!("DOORBELL_LINK_STRIDE={stride} DOORBELL_SEED={seed}");
+    (stride, seed)
+}
+
+/// Plans for every byte of every message, thinned out.
+fn bytes(options: &str, trouble: Trouble) -> Vec<Plan> {
+    let (stride, seed) = stride();
+    let mut plans = Vec::new();
+    for (connection, way, message, passed) in messages(options) {
+        let last = (passed.len > EVERY).then_some(passed.len - 1);
+        for after in (0..passed.len.min(EVERY)).chain(last).chain([usize::MAX]) {
+            plans.push(Plan { connection, way, message, after, trouble });
+        }
+    }
+    let all = plans.len();
+    let plans: Vec<_> = plans.into_iter().skip(seed).step_by(stride).collect();
+    println!("{} of {all} places", plans.len());
+    plans
+}
+
 #[test]
 fn closed_at_every_message() {
-    within(LONGEST, || ends("", Trouble::Close, &PLACES));
+    within(LONGEST, || ends("", at(Trouble::Close, &PLACES)));
 }
 
 #[test]
 fn reset_at_every_message_with_digests() {
-    within(LONGEST, || ends(",hdgst,ddgst", Trouble::Reset, &PLACES));
+    within(LONGEST, || ends(",hdgst,ddgst", at(Trouble::Reset, &PLACES)));
 }
 
 #[test]
 fn dead_at_every_message() {
-    within(LONGEST, || ends("", Trouble::Stall, &[0, 30]));
+    within(LONGEST, || ends("", at(Trouble::Stall, &[0, 30])));
 }
 
 #[test]
 fn closed_at_every_message_and_connected_again() {
-    within(LONGEST, || returns(",hdgst,ddgst", Trouble::Close, &[5, usize::MAX]));
+    within(LONGEST, || returns(",hdgst,ddgst", at(Trouble::Close, &[5, usize::MAX])));
 }
 
 #[test]
 fn dead_at_every_message_and_connected_again() {
-    within(LONGEST, || returns("", Trouble::Stall, &[5]));
+    within(LONGEST, || returns("", at(Trouble::Stall, &[5])));
+}
+
+#[test]
+fn closed_at_any_byte() {
+    within(WHOLE, || ends("", |options| bytes(options, Trouble::Close)));
+}
+
+#[test]
+fn reset_at_any_byte_and_connected_again_with_digests() {
+    within(WHOLE, || returns(",hdgst,ddgst", |options| bytes(options, Trouble::Reset)));
+}
+
+#[test]
+fn dead_at_any_byte() {
+    within(WHOLE, || ends("", |options| bytes(options, Trouble::Stall)));
 }

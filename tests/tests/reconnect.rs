@@ -168,6 +168,25 @@ fn a_controller_that_can_be_asked_to_stop_is_back_before_its_time_is_over() {
     });
 }
 
+/// A port that is forwarded has another address there than here, and the discovery log shows the one there.
+#[test]
+fn a_forwarded_port_is_attached_without_a_name_and_without_end() {
+    within(LONGEST, || {
+        let port = port();
+        let proxy = Proxy::start(port.socket);
+        let address: Address = format!("tcp://{}", proxy.address).parse().expect("an address");
+        // On as much stack as threads have that nobody asked for.
+        let attached = thread::Builder::new().stack_size(2 << 20).spawn(move || {
+            let controller = Controller::attach(&address, Config::default()).expect("attaches");
+            (controller.nqn(), controller.address().to_owned())
+        });
+        let (nqn, address) = attached.expect("a thread").join().expect("no overflow");
+        assert_eq!(nqn, NQN);
+        // Where the user said, and not where the target thinks it is.
+        assert!(address.contains(&proxy.address.to_string()), "{address}");
+    });
+}
+
 #[test]
 fn a_queue_made_while_the_target_is_away_waits_for_it() {
     within(LONGEST, || {

@@ -305,8 +305,9 @@ fn is_taken(status: Status) -> bool {
         .any(|taken| status.is(*taken))
 }
 
-/// How long after a loss the controller may carry out what it has (Base 2.1, "Communication Loss Handling"): until it
-/// has noticed by KATO, and CQT beyond.
+/// How long after a loss the controller may carry out what it has (Base 2.1, 9.6 "Communication Loss Handling", which came
+/// by TP4129): until it has noticed, which takes up to 2 x KATO with command based Keep Alive and 3 x KATO with traffic
+/// based, and CQT beyond.
 fn quiesce(kato: Duration, identity: &IdentifyController) -> Duration {
     if identity.cntrltype == IdentifyController::CNTRLTYPE_DISCOVERY {
         return Duration::ZERO;

@@ -252,8 +252,8 @@ pub struct Done {
     pub status: Status,
     /// Dwords 0 (low) and 1 (high) of the completion. Of a command that was divided: of its last part.
     pub result: u64,
-    /// What became of it. Unless it is [`Outcome::Completed`], the status is the driver's own: Host Pathing Error
-    /// (3/70h), or Command Aborted By Host (3/71h).
+    /// What became of it. Where it is [`Outcome::NotSent`] or [`Outcome::Indeterminate`], the status is the driver's own:
+    /// Host Pathing Error (3/70h), or Command Aborted By Host (3/71h).
     pub outcome: Outcome,
     /// The buffer the command was staged with.
     pub buffer: Option<Buffer>,
@@ -271,7 +271,9 @@ impl Done {
             return Ok(self);
         }
         Err(match outcome {
-            Outcome::Completed => CommandError::Status { status, buffer: self.buffer },
+            outcome if outcome == Outcome::of(status) => {
+                CommandError::Status { status, buffer: self.buffer }
+            }
             outcome => CommandError::Lost { outcome, buffer: self.buffer },
         })
     }

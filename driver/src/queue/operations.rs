@@ -53,10 +53,11 @@ impl Operation {
         count
     }
 
-    /// What became of the whole. Where parts differ, nobody can say more than that it is indeterminate.
+    /// What became of the whole: as of its worst part, but where one was not sent and another carried out, nobody can say
+    /// more than that it is indeterminate.
     fn outcome(&self) -> Outcome {
         match self.worst {
-            Outcome::NotSent | Outcome::Aborted if self.completed => Outcome::Indeterminate,
+            Outcome::NotSent if self.completed => Outcome::Indeterminate,
             worst => worst,
         }
     }

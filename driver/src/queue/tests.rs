@@ -143,7 +143,7 @@ fn what_became_of_an_operation_is_the_worst_of_its_parts_and_no_more_than_known(
         ([NotSent, NotSent], NotSent),
         ([Completed, NotSent], Indeterminate),
         ([NotSent, Aborted], Aborted),
-        ([Aborted, Completed], Indeterminate),
+        ([Aborted, Completed], Aborted),
         ([Indeterminate, NotSent], Indeterminate),
     ] {
         let mut bench = bench(8, 4096);

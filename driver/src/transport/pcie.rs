@@ -298,7 +298,7 @@ impl Transport for Pcie {
         let cqe = Cqe::from_words(words);
         self.submission.report(cqe.sqhd);
         let (cid, status) = (cqe.cid, cqe.status());
-        Ok(Some(Completion { cid, status, result: words[0], outcome: Outcome::Completed }))
+        Ok(Some(Completion { cid, status, result: words[0], outcome: Outcome::of(status) }))
     }
 
     #[cold]

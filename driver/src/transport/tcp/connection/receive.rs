@@ -327,7 +327,7 @@ impl Connection {
             }
             _ => status,
         };
-        let completion = Completion { cid, status, result, outcome: Outcome::Completed };
+        let completion = Completion { cid, status, result, outcome: Outcome::of(status) };
         if sent < command.busy_until {
             // The socket may still read the buffer: it goes back when it cannot.
             command.phase = Phase::Answered;

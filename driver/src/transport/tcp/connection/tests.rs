@@ -478,3 +478,20 @@ fn what_became_of_a_command_is_what_the_socket_took_of_it() {
         assert_eq!(ended, expected, "{taken} bytes taken: each command once");
     }
 }
+
+#[test]
+fn a_command_that_was_aborted_is_told_from_one_that_failed() {
+    for (status, outcome) in [
+        (Status::ABORTED_BY_REQUEST, Outcome::Aborted),
+        (Status::ABORTED_SQ_DELETION, Outcome::Completed),
+        (Status::LBA_OUT_OF_RANGE, Outcome::Completed),
+    ] {
+        let mut pair = pair(Digests::new(), 0, 0, 1 << 20);
+        let cid = pair.stage(0, nvm::flush(1), &buffer(512, 0));
+        pair.deliver().unwrap();
+        pair.peer.respond(cid, status);
+        pair.deliver().unwrap();
+        let ended: Vec<_> = pair.done.iter().map(|done| (done.status, done.outcome)).collect();
+        assert_eq!(ended, [(status, outcome)]);
+    }
+}
