@@ -49,8 +49,34 @@ pub struct Limits {
     pub mdts: u8,
     /// Bytes of data in the capsule of an I/O command (IOCCSZ).
     pub in_capsule: u32,
+    /// Where the data of what hosts send begins (CPDA): at a multiple of `4 * (cpda_z + 1)` bytes, up to 31. Linux takes
+    /// nothing but 0.
+    pub cpda_z: u8,
     /// Time for a connection to become a queue.
     pub introduction: Duration,
+}
+
+impl Limits {
+    /// The most data in the capsule of an I/O command.
+    pub const MOST_IN_CAPSULE: u32 = 64 << 10;
+    /// The largest [`cpda_z`](Self::cpda_z).
+    pub const MOST_CPDA_Z: u8 = 31;
+}
+
+impl std::fmt::Display for Limits {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { connections, connections_per_host, io_queues, in_capsule, .. } = self;
+        let (memory, entries) = (self.memory_per_host >> 20, u32::from(self.mqes_z) + 1);
+        write!(
+            f,
+            "{connections} connections, of one host {connections_per_host} with {memory} MiB, "
+        )?;
+        write!(
+            f,
+            "{io_queues} I/O queues of {entries} entries, {in_capsule} bytes in a capsule, "
+        )?;
+        write!(f, "{:?} for Connect", self.introduction)
+    }
 }
 
 impl Default for Limits {
@@ -63,6 +89,7 @@ impl Default for Limits {
             mqes_z: 1023,
             mdts: 8,
             in_capsule: 8192,
+            cpda_z: 0,
             introduction: Duration::from_secs(10),
         }
     }
@@ -127,6 +154,12 @@ impl Target {
     /// # Errors
     /// [`NqnError`] where the subsystem's NQN is none that hosts can ask for.
     pub fn new(subsystem: Arc<Subsystem>, limits: Limits) -> Result<Arc<Self>, NqnError> {
+        let limits = Limits {
+            // IOCCSZ counts in units of 16 bytes.
+            in_capsule: limits.in_capsule.min(Limits::MOST_IN_CAPSULE) & !15,
+            cpda_z: limits.cpda_z.min(Limits::MOST_CPDA_Z),
+            ..limits
+        };
         check_nqn(subsystem.nqn())?;
         if subsystem.nqn() == DISCOVERY_NQN {
             return Err(NqnError::Reserved);

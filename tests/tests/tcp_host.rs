@@ -121,6 +121,40 @@ fn data_of_every_size_with_every_digest_arrive() {
 }
 
 #[test]
+fn data_begin_where_the_target_wants_them() {
+    within(LONGEST, || {
+        for cpda_z in [1, 31] {
+            let namespace = NamespaceSpec::memory(16 << 20, 512).open().expect("memory");
+            let subsystem = Subsystem::builder().nqn(NQN).namespace(namespace).build();
+            let limits = Limits { cpda_z, in_capsule: 4096, ..Limits::default() };
+            let served = Served(Port::serve(subsystem, limits, ([127, 0, 0, 1], 0).into()));
+            for options in ["", ",hdgst", ",ddgst", ",hdgst,ddgst"] {
+                let controller = attach(&served.address(options));
+                let namespace = controller.namespace(1).expect("a namespace");
+                let mut queue = controller.queue(QueueConfig::with_depth(8)).expect("a queue");
+                for blocks in [1, 3, 8, 9, 700] {
+                    let mut buffer = controller.buffer(blocks * 512).expect("memory");
+                    let bytes = buffer.iter_mut().enumerate();
+                    bytes.for_each(|(at, byte)| *byte = (at / 512 + at + blocks) as u8);
+                    let expected = buffer.to_vec();
+                    let mut buffer = queue
+                        .run(namespace.write(5, buffer))
+                        .expect("writes")
+                        .buffer
+                        .expect("back");
+                    buffer.fill(0);
+                    let read = queue.run(namespace.read(5, buffer)).expect("reads");
+                    assert!(
+                        read.buffer.as_deref() == Some(&*expected),
+                        "{cpda_z} {options} {blocks}"
+                    );
+                }
+            }
+        }
+    });
+}
+
+#[test]
 fn a_buffer_of_a_drive_serves_a_target_and_never_the_reverse() {
     within(LONGEST, || {
         let served = Served::new(NQN);

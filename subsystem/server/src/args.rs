@@ -135,7 +135,10 @@ mod tests {
         let args = Args::parse_from(["doorbell-subsystem", "--tcp=[::1]", "--tcp=127.0.0.1:1"]);
         let ports: Vec<_> = args.tcp.tcp.iter().map(ToString::to_string).collect();
         assert_eq!(ports, ["[::1]:4420", "127.0.0.1:1"]);
-        for wrong in ["--namespace=tape:1GiB", "--queue-entries=1", "--mdts=300", "--tcp=here"] {
+        let wrong = ["--namespace=tape:1GiB", "--queue-entries=1", "--mdts=300", "--tcp=here"];
+        let of_tcp =
+            ["--in-capsule=65KiB", "--in-capsule=8", "--connect-time=0", "--data-alignment=6"];
+        for wrong in wrong.into_iter().chain(of_tcp) {
             let args = ["doorbell-subsystem", "--vfio-user=/tmp/a", wrong];
             assert!(Args::try_parse_from(args).is_err(), "{wrong}");
         }

@@ -72,7 +72,10 @@ impl Console {
                 self.target()?.allow(Some(hosts.iter().map(ToString::to_string).collect()))?;
                 format!("{} hosts are let in", hosts.len())
             }
-            ("usage", []) => self.target()?.usage().to_string(),
+            ("usage", []) => {
+                let target = self.target()?;
+                format!("{}; limits: {}", target.usage(), target.limits())
+            }
             ("help", []) => HELP.to_owned(),
             _ => bail!("'{}' is none of: {HELP}", line.trim()),
         })
@@ -144,6 +147,11 @@ mod tests {
         let after = target.generation();
         done("unrefer 192.0.2.1");
         assert!(target.generation() > after);
-        assert!(done("usage").starts_with("0 connections of 0 hosts"));
+        let usage = done("usage");
+        assert!(usage.starts_with("0 connections of 0 hosts"), "{usage}");
+        assert!(
+            usage.contains("limits: 1024 connections") && usage.contains("8192 bytes"),
+            "{usage}"
+        );
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
@@ -46,6 +47,18 @@ pub(crate) struct TcpArgs {
     #[arg(long, value_name = "N", default_value_t = Limits::default().connections_per_host)]
     max_host_connections: u32,
 
+    /// Data in the capsule of an I/O command over TCP (IOCCSZ), up to 64KiB
+    #[arg(long, value_name = "SIZE", default_value = "8KiB", value_parser = in_capsule)]
+    in_capsule: u32,
+
+    /// Time for a TCP connection to send its Connect, as 10s or 500ms
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time)]
+    connect_time: Duration,
+
+    /// Where the data that TCP hosts send begins (CPDA): a multiple of 4, up to 128; Linux takes only 4
+    #[arg(long, value_name = "BYTES", default_value = "4", value_parser = cpda_z)]
+    data_alignment: u8,
+
     /// Memory that the TCP connections of one host may hold
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_size)]
     max_host_memory: u64,
@@ -58,6 +71,29 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     let wrong = || "no IP address; write 127.0.0.1, 0.0.0.0:4420 or [::1]:4420".to_owned();
     bare.parse().map(|ip: IpAddr| SocketAddr::new(ip, PORT)).map_err(|_| wrong())
+}
+
+fn in_capsule(text: &str) -> Result<u32, String> {
+    let size = parse_size(text).map_err(|error| error.to_string())?;
+    let fits = size <= u64::from(Limits::MOST_IN_CAPSULE) && size.is_multiple_of(16);
+    let wrong = || "no multiple of 16 bytes up to 64KiB".to_owned();
+    u32::try_from(size).ok().filter(|_| fits).ok_or_else(wrong)
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    let parse = |digits: &str, unit| digits.parse().ok().map(|count: u32| unit * count);
+    let time = match text.strip_suffix("ms") {
+        Some(digits) => parse(digits, Duration::from_millis(1)),
+        None => parse(text.strip_suffix('s').unwrap_or(text), Duration::from_secs(1)),
+    };
+    time.filter(|time| !time.is_zero()).ok_or_else(|| "no time; write 10s or 500ms".to_owned())
+}
+
+/// CPDA for data that begins at a multiple of so many bytes.
+fn cpda_z(text: &str) -> Result<u8, String> {
+    let bytes: Option<u8> = text.parse().ok();
+    let good = bytes.filter(|bytes| matches!(bytes, 4..=128) && bytes.is_multiple_of(4));
+    good.map(|bytes| bytes / 4 - 1).ok_or_else(|| "no multiple of 4 from 4 to 128".to_owned())
 }
 
 impl TcpArgs {
@@ -77,7 +113,9 @@ impl TcpArgs {
             io_queues,
             mqes_z,
             mdts,
-            ..Limits::default()
+            in_capsule: self.in_capsule,
+            cpda_z: self.data_alignment,
+            introduction: self.connect_time,
         };
         let target = Target::new(Arc::clone(subsystem), limits)
             .with_context(|| format!("--nqn {}", subsystem.nqn()))?;

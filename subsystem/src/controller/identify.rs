@@ -18,6 +18,9 @@ use super::log::ELPE_Z;
 use super::registers::VERSION;
 use crate::namespace::{FORMATS, Namespace};
 
+/// Abort Command Limit, minus one.
+pub(crate) const ACL_Z: u8 = 3;
+
 /// Event kinds that AEC can switch on, beside the SMART bits: Namespace Attribute Notices (OAES bit 8) and Firmware
 /// Activation Notices (bit 9).
 const OAES: u32 = 1 << 8 | 1 << 9;
@@ -123,7 +126,7 @@ impl Core {
         page.oaes.set(OAES);
         page.ctratt.set(Ctratt::new().with_hids(true).into_bits());
         page.cntrltype = IdentifyController::CNTRLTYPE_IO;
-        page.acl_z = 3;
+        page.acl_z = ACL_Z;
         page.aerl_z = AERL_Z;
         page.frmw = Frmw::new().with_ffsro(true).with_nofs(1).into_bits();
         page.lpa = Lpa::new().with_cses(true).with_lpeds(true).with_mlps(true).into_bits();

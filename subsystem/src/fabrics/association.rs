@@ -3,7 +3,7 @@
 //! Owns the controller's core and properties behind a lock that admin commands take. What reads and writes need of it
 //! (is it over, is it enabled, does every write have to be durable) stands beside the lock, in plain loads.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -65,6 +65,44 @@ pub(crate) struct Published {
     counters: [AtomicU64; 5],
     /// Commands are being carried out.
     busy: AtomicBool,
+    /// Aborts of its commands that it has not answered.
+    aborts: Mutex<Vec<Arc<Asked>>>,
+}
+
+/// An Abort of a command of an I/O queue, which that queue answers, whatever thread serves it.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    /// The command to abort.
+    pub(crate) cid: u16,
+    answer: AtomicU8,
+}
+
+impl Asked {
+    const PENDING: u8 = 0;
+    const ABORTED: u8 = 1;
+    const GOES_ON: u8 = 2;
+
+    /// Whether the command has ended by it.
+    pub(crate) fn answer(&self, aborted: bool) {
+        let answer = if aborted { Self::ABORTED } else { Self::GOES_ON };
+        self.answer.store(answer, Ordering::Release);
+    }
+
+    /// The answer, once it is there.
+    pub(crate) fn answered(&self) -> Option<bool> {
+        let answer = self.answer.load(Ordering::Acquire);
+        (answer != Self::PENDING).then_some(answer == Self::ABORTED)
+    }
+}
+
+/// What becomes of an Abort.
+pub(crate) enum Abort {
+    /// The event request with this identifier ends.
+    Event(u16),
+    /// The queue of the command will say.
+    Asked(Arc<Asked>),
+    /// There is no such command, or none that could be ended.
+    None,
 }
 
 impl Published {
@@ -82,6 +120,11 @@ impl Published {
             to.store(from, Ordering::Relaxed);
         }
         self.busy.store(false, Ordering::Release);
+    }
+
+    /// The Aborts to answer.
+    pub(crate) fn take_aborts(&self) -> Vec<Arc<Asked>> {
+        std::mem::take(&mut lock(&self.aborts))
     }
 
     fn load(&self) -> Counters {
@@ -322,12 +365,18 @@ impl Association {
         outcome
     }
 
-    /// Abort: event requests are the only commands of the admin queue that stay. The identifier of the request that ends
-    /// by it, if any.
-    pub(crate) fn abort(&self, sqe: &Sqe) -> Option<u16> {
+    /// Abort. Event requests are the only commands of the admin queue that stay.
+    pub(crate) fn abort(&self, sqe: &Sqe) -> Abort {
         let abort = AbortCdw10::from_bits(sqe.cdw10);
-        let found = abort.sqid() == 0 && lock(&self.admin).core.events.abort(abort.cid());
-        found.then_some(abort.cid())
+        let (sqid, cid) = (abort.sqid(), abort.cid());
+        let mut admin = lock(&self.admin);
+        if sqid == 0 {
+            return if admin.core.events.abort(cid) { Abort::Event(cid) } else { Abort::None };
+        }
+        let Some(Some(queue)) = admin.queues.get(usize::from(sqid)) else { return Abort::None };
+        let asked = Arc::new(Asked { cid, answer: AtomicU8::new(Asked::PENDING) });
+        lock(&queue.aborts).push(Arc::clone(&asked));
+        Abort::Asked(asked)
     }
 
     /// Takes note of what changed around the controller; the event to report now, and the request that it ends.

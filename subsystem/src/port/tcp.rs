@@ -7,7 +7,9 @@
 //! rule of the transport is told which one, and loses the connection on which it did. What the whole of a host's
 //! connections may take is limited ([`Limits`](crate::fabrics::Limits)).
 //!
-//! What it does not do: authentication, TLS, CPDA other than 0 (Linux refuses it), the static controller model.
+//! What it does not do: authentication, TLS, the static controller model. CPDA is 0 unless it is asked for (Linux takes
+//! nothing else). Abort ends commands that wait for data of which none has been asked for; of others the rest is not
+//! carried out once the data that was asked for has come.
 //! Deliberately against the letter: an I/O queue whose connection is lost ends alone, and not its controller with it;
 //! Linux closes its I/O queues first and then sets CC.SHN.
 

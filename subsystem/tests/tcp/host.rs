@@ -202,12 +202,11 @@ impl Link {
                 PduType::IC_RESP => {
                     let response = IcResp::read_from_bytes(&pdu).expect("128 bytes");
                     response.check().expect("a good ICResp");
-                    assert_eq!(response.cpda_z, 0, "Linux takes nothing else");
                     let digests = response.dgst;
                     let framing = Framing {
                         header_digest: digests.header(),
                         data_digest: digests.data(),
-                        alignment: 4,
+                        alignment: 4 * (u32::from(response.cpda_z) + 1),
                     };
                     self.framing = framing;
                     let alignment = 4 * (u32::from(self.options.hpda_z) + 1);

@@ -1,7 +1,10 @@
 //! Reads and writes, with every way of moving their data.
 
+use std::time::Duration;
+
 use doorbell_spec::admin::{self, LogRequest};
 use doorbell_spec::command::Sqe;
+use doorbell_spec::fabrics::connect::ConnectData;
 use doorbell_spec::fabrics::sgl::Sgl;
 use doorbell_spec::feature::Fid;
 use doorbell_spec::log::{Lid, SmartLog};
@@ -10,7 +13,7 @@ use doorbell_spec::status::Status;
 use doorbell_subsystem::fabrics::Limits;
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::host::{Link, Options, Pdu, attach, target};
+use crate::host::{HOSTID, HOSTNQN, Link, NQN, Options, Pdu, attach, target};
 
 fn pattern(len: usize, seed: u32) -> Vec<u8> {
     (0..len as u32)
@@ -299,4 +302,107 @@ fn a_host_that_does_not_read_stops_its_own_queue() {
     io.run();
     let responses = io.take().iter().filter(|pdu| matches!(pdu, Pdu::Response(_))).count();
     assert_eq!(responses, 30, "everything comes once it is read");
+}
+
+#[test]
+fn hosts_align_their_data_as_they_are_told() {
+    assert_eq!(Limits::default().cpda_z, 0, "Linux takes nothing else");
+    for cpda_z in [7, 31, 200] {
+        for options in [Options::default(), Options { digests: (true, true), ..Options::default() }]
+        {
+            let target = target(Limits { cpda_z, ..Limits::default() });
+            let (_admin, mut io) = attach(&target, options);
+            assert_eq!(io.framing.alignment, 4 * (u32::from(cpda_z.min(31)) + 1));
+            let data = pattern(4096, cpda_z.into());
+            assert!(io.write(nvm::write(1, 0, 7), &data).status().is_success());
+            assert!(io.write_r2t(nvm::write(1, 8, 7), &data).status().is_success());
+            let (_, read) = io.read(nvm::read(1, 0, 15), 8192);
+            assert!(read == [&data[..], &data[..]].concat());
+            // Data where another connection may have it.
+            io.framing.alignment = 4;
+            let sqe = nvm::write(1, 0, 0).with_cid(9).with_sgl(Sgl::in_capsule(512));
+            let capsule = io.capsule(sqe, &data[..512]);
+            io.send(&capsule);
+            assert!(matches!(io.take()[..], [Pdu::Terminated(..)]), "CPDA {cpda_z}");
+        }
+    }
+}
+
+#[test]
+fn commands_that_wait_for_their_data_can_be_aborted() {
+    let target = target(Limits::default());
+    let (mut admin, first) = attach(&target, Options::default());
+    drop(first);
+    let data = ConnectData::new(HOSTID, 1, NQN, HOSTNQN);
+    let mut io = Link::open(&target, Options::default());
+    assert!(io.say_connect(2, 127, &data).status().is_success());
+    let cids: Vec<u16> = (100..170).collect();
+    for &cid in &cids {
+        let sqe = nvm::write(1, u64::from(cid), 0).with_cid(cid).with_sgl(Sgl::transport(512));
+        let capsule = io.capsule(sqe, &[]);
+        io.send(&capsule);
+    }
+    let asked: Vec<_> = io.take();
+    assert_eq!(asked.len(), 64, "as many R2Ts as there may be");
+    let abort = |admin: &mut Link, sqid: u16, cid: u16| {
+        let own = admin.cid();
+        let capsule = admin.capsule(admin::abort(sqid, cid).with_cid(own), &[]);
+        admin.send(&capsule);
+        own
+    };
+    // One whose data is not asked for, one whose data is, one that is none; and one too many.
+    let own = [(2, 169), (2, 100), (2, 999), (2, 168), (2, 167)]
+        .map(|(sqid, cid)| abort(&mut admin, sqid, cid));
+    let [Pdu::Response(refused)] = admin.take()[..] else { panic!("one answer") };
+    assert!(refused.cid == own[4] && refused.status().is(Status::ABORT_LIMIT_EXCEEDED));
+    let moment = Duration::from_millis(100);
+    admin.pass(moment);
+    assert!(admin.take().is_empty(), "nobody has looked");
+    io.pass(moment);
+    let ended = |pdus: Vec<Pdu>| {
+        let response = |pdu| if let Pdu::Response(cqe) = pdu { Some(cqe) } else { None };
+        pdus.into_iter().filter_map(response).map(|cqe| (cqe.cid, cqe.status())).collect::<Vec<_>>()
+    };
+    let gone = ended(io.take());
+    assert_eq!(gone.iter().map(|it| it.0).collect::<Vec<_>>(), [169, 168]);
+    assert!(gone.iter().all(|(_, status)| status.is(Status::ABORTED_BY_REQUEST)));
+    admin.pass(moment);
+    let answers: Vec<_> = admin
+        .take()
+        .into_iter()
+        .map(
+            |pdu| if let Pdu::Response(cqe) = pdu { (cqe.cid, cqe.dw0) } else { panic!("{pdu:?}") },
+        )
+        .collect();
+    assert_eq!(answers, [(own[0], 0), (own[1], 1), (own[2], 1), (own[3], 0)]);
+    // The data that was asked for comes, and is not written.
+    let mut statuses = std::collections::BTreeMap::new();
+    let mut requests = asked;
+    while !requests.is_empty() {
+        for pdu in std::mem::take(&mut requests) {
+            match pdu {
+                Pdu::Request { cid, ttag, offset, .. } => {
+                    io.answer(cid, ttag, offset, &[cid as u8; 512])
+                }
+                Pdu::Response(cqe) => {
+                    assert!(statuses.insert(cqe.cid, cqe.status()).is_none(), "twice");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        requests = io.take();
+    }
+    assert_eq!(statuses.len(), cids.len() - 2, "all others have ended");
+    for (cid, status) in statuses {
+        assert_eq!(status.is(Status::ABORTED_BY_REQUEST), cid == 100, "{cid}: {status}");
+        let (_, read) = io.read(nvm::read(1, u64::from(cid), 0), 512);
+        let expected = if cid == 100 { 0 } else { cid as u8 };
+        assert!(read.iter().all(|&byte| byte == expected), "{cid}");
+    }
+    // An Abort whose queue goes is answered all the same.
+    let own = abort(&mut admin, 2, 5);
+    drop(io);
+    admin.pass(moment);
+    let [Pdu::Response(answer)] = admin.take()[..] else { panic!("an answer") };
+    assert_eq!((answer.cid, answer.dw0), (own, 1));
 }

@@ -135,6 +135,7 @@ not_allowed() {
     identify "$at,hostnqn=$host_nqn" >/dev/null || return
     identified=$(($(milliseconds) - asked - refused))
     rm "$nvmet/subsystems/$subsystem/allowed_hosts/$host_nqn"
+    rmdir "$nvmet/hosts/$host_nqn"
     echo 1 >"$nvmet/subsystems/$subsystem/attr_allow_any_host"
     note "refused after $refused ms, process and all; one that is let in identifies in $identified ms"
     # Emulated processors: most of it is the start of the process.

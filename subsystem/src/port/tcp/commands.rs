@@ -22,8 +22,13 @@ use super::queue::{Queue, Source, check_pointer, source, suits};
 use super::reply::Reply;
 use super::transfer::{Header, MAX_GRANTED, MAX_WHOLE, Pending, Request, Transfers};
 use crate::controller::core::{Outcome, Transfer};
+use crate::controller::identify::ACL_Z;
 use crate::controller::io_command::BOUNCE;
+use crate::fabrics::association::{Abort, Association};
 use crate::fabrics::connect::Refused;
+
+/// Of Abort, DW0: the command goes on, or has ended otherwise (Immediate Abort Not Performed).
+const NOT_ABORTED: u64 = 1;
 
 /// The data of an admin command: what came with it, what goes back.
 struct AdminData<'a> {
@@ -179,13 +184,7 @@ impl Connection {
         let Some(queue) = &mut self.queue else { return };
         let association = Arc::clone(&queue.association);
         if AdminOpcode(sqe.opcode()) == AdminOpcode::ABORT && association.epoch() != 0 {
-            const NOT_ABORTED: u64 = 1;
-            let ended = association.abort(sqe);
-            if let Some(cid) = ended {
-                self.respond(cid, Status::ABORTED_BY_REQUEST, 0);
-            }
-            let result = if ended.is_some() { 0 } else { NOT_ABORTED };
-            return self.respond(sqe.cid(), Status::SUCCESS, result);
+            return self.abort(sqe, &association);
         }
         let mut data = AdminData { sqe, came, back: None };
         let outcome = association.admin_command(&self.target, self.local, sqe, &mut data, self.now);
@@ -205,10 +204,51 @@ impl Connection {
         self.report_events();
     }
 
-    /// Reports events to an admin queue whose host asked for them.
+    fn abort(&mut self, sqe: &Sqe, association: &Association) {
+        let Some(queue) = &mut self.queue else { return };
+        if queue.aborts.len() > usize::from(ACL_Z) {
+            return self.fail(sqe, Status::ABORT_LIMIT_EXCEEDED.with_dnr());
+        }
+        match association.abort(sqe) {
+            Abort::Event(cid) => {
+                self.respond(cid, Status::ABORTED_BY_REQUEST, 0);
+                self.respond(sqe.cid(), Status::SUCCESS, 0);
+            }
+            Abort::Asked(asked) => queue.aborts.push((sqe.cid(), asked)),
+            Abort::None => self.respond(sqe.cid(), Status::SUCCESS, NOT_ABORTED),
+        }
+    }
+
+    /// Ends those commands of an I/O queue that are to be aborted and can be.
+    pub(super) fn end_aborted(&mut self) {
+        let Some(queue) = &self.queue else { return };
+        for asked in queue.take_aborts() {
+            let Some(queue) = &mut self.queue else { return };
+            let room = self.output.make_room(RESERVE);
+            let ended = room.then(|| queue.transfers.abort(asked.cid)).flatten();
+            if let Some(sqe) = &ended {
+                self.fail(sqe, Status::ABORTED_BY_REQUEST);
+            }
+            asked.answer(ended.is_some());
+        }
+    }
+
+    /// Reports events to an admin queue whose host asked for them, and what came of its Aborts.
     pub(super) fn report_events(&mut self) {
-        let Some(queue) = self.queue.as_ref().filter(|queue| queue.qid == 0) else { return };
+        let Some(queue) = self.queue.as_mut().filter(|queue| queue.qid == 0) else { return };
         let association = Arc::clone(&queue.association);
+        let mut aborts = std::mem::take(&mut queue.aborts);
+        aborts.retain(|(cid, asked)| {
+            let answer = asked.answered().filter(|_| self.output.make_room(RESERVE));
+            if let Some(aborted) = answer {
+                let result = if aborted { 0 } else { NOT_ABORTED };
+                self.respond(*cid, Status::SUCCESS, result);
+            }
+            answer.is_none()
+        });
+        if let Some(queue) = &mut self.queue {
+            queue.aborts = aborts;
+        }
         while self.output.make_room(RESERVE)
             && let Some((cid, event)) = association.event(&self.target)
         {

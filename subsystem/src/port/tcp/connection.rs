@@ -246,6 +246,7 @@ impl Connection {
                         queue.association.expire();
                         self.finish(End::Expired);
                     } else if self.attend() {
+                        self.end_aborted();
                         self.report_events();
                         if let Some(queue) = &mut self.queue {
                             queue.rest(now, false);
@@ -347,12 +348,13 @@ impl Connection {
         let (header_digest, data_digest) = (digests.header(), digests.data());
         self.maxr2t_z = request.maxr2t_z.get();
         self.rules.initialized = true;
-        self.rules.framing = Framing { header_digest, data_digest, alignment: 4 };
+        let cpda_z = self.target.limits().cpda_z;
+        let alignment = 4 * (u32::from(cpda_z) + 1);
+        self.rules.framing = Framing { header_digest, data_digest, alignment };
         let alignment = 4 * (u32::from(request.hpda_z) + 1);
         self.framing = Framing { header_digest, data_digest, alignment };
-        // CPDA stays 0: Linux takes nothing else (PEER-10).
         let agreed = Digests::new().with_header(header_digest).with_data(data_digest);
-        self.output.put(IcResp::new(agreed, 0, MAX_H2C_DATA).as_bytes());
+        self.output.put(IcResp::new(agreed, cpda_z, MAX_H2C_DATA).as_bytes());
         Ok(())
     }
 

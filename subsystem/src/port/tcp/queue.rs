@@ -14,7 +14,7 @@ use super::reply::Reply;
 use super::transfer::Transfers;
 use crate::controller::io_command::{BOUNCE, Counters, Data, Io};
 use crate::fabrics::Target;
-use crate::fabrics::association::{Association, Published};
+use crate::fabrics::association::{Asked, Association, Published};
 use crate::fabrics::connect::Connected;
 use crate::memory::HostBytes;
 use crate::subsystem::Slots;
@@ -38,6 +38,8 @@ pub(super) struct Queue {
     pub(super) transfers: Transfers,
     /// Data that is being sent.
     pub(super) reply: Option<Reply>,
+    /// Of the admin queue: Aborts whose answer is still to come, by their identifiers.
+    pub(super) aborts: Vec<(u16, Arc<Asked>)>,
 }
 
 /// The bytes of a command in one of the connection's buffers.
@@ -127,6 +129,7 @@ impl Queue {
             flow_control: connected.flow_control,
             head: 0,
             reply: None,
+            aborts: Vec::new(),
         }
     }
 
@@ -158,6 +161,11 @@ impl Queue {
         if let Some(published) = &self.published {
             published.finish(&self.counters);
         }
+    }
+
+    /// The Aborts of its commands, if it is an I/O queue.
+    pub(super) fn take_aborts(&self) -> Vec<Arc<Asked>> {
+        self.published.as_ref().map(|published| published.take_aborts()).unwrap_or_default()
     }
 
     /// Takes note of a capsule; SQHD moves on.
@@ -254,6 +262,9 @@ impl Drop for Queue {
                 published.finish(&self.counters);
             }
             self.association.close_queue(self.qid);
+            // Nobody asks from here on; who did gets an answer.
+            let aborts = self.take_aborts();
+            aborts.iter().for_each(|asked| asked.answer(false));
         }
     }
 }

@@ -114,6 +114,26 @@ impl Transfers {
         self.waiting != 0 && self.commands.iter().flatten().any(|held| held.sqe.cid() == cid)
     }
 
+    /// Ends a command of which no data is on its way. One of which some is stays until that has come, and is not carried
+    /// out any further: hosts do not expect a completion while they send.
+    pub(super) fn abort(&mut self, cid: u16) -> Option<Sqe> {
+        let of = |slot: &Option<Pending>| slot.as_ref().is_some_and(|held| held.sqe.cid() == cid);
+        let at = self.commands.iter().position(of)?;
+        let slot = self.commands.get_mut(at)?;
+        let pending = slot.as_mut()?;
+        if pending.grants != 0 {
+            if pending.status.is_success() {
+                pending.status = Status::ABORTED_BY_REQUEST;
+            }
+            return None;
+        }
+        let sqe = pending.sqe;
+        *slot = None;
+        self.waiting -= 1;
+        self.queue.retain(|&waiting| waiting != at);
+        Some(sqe)
+    }
+
     /// Takes a command that is to get `len` bytes, in blocks of `block` bytes where they go to the medium as they come.
     ///
     /// # Errors
