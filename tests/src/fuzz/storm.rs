@@ -257,7 +257,9 @@ impl Scene {
                 }
                 12 => drop(controller.identify_namespace(1)),
                 13 if bytes.below(4) == 0 => drop(controller.reset()),
-                13 => drop(controller.poll(|_| {})),
+                13 => {
+                    controller.poll(|_| {});
+                }
                 14 if bytes.below(4) == 0 => {
                     // Nothing of it is lost by that, and nothing comes twice.
                     drop(queue);

@@ -148,7 +148,7 @@ check ipv6-port target_port 2 ipv6 ::1 4422
 check_says ipv6-identify "guesttarget" identify "tcp://[::1]:4422/$subsystem"
 at_ipv6() { at="tcp://[::1]:4422/$subsystem" && verify "$@"; }
 check ipv6-verify at_ipv6 16 4k ,hdgst,ddgst "" --ios 500
-rm "$nvmet/ports/2/subsystems/$subsystem" && rmdir $nvmet/ports/2
+rm "$nvmet/ports/2/subsystems/$subsystem" && rmdir "$nvmet/ports/2"
 
 # The target goes under load, and comes back: its port closed and opened, or all of it taken down, kernel modules
 # included, and made again. What was on its way then ends as Host Pathing Error, for no one can know what became of it;

@@ -8,12 +8,12 @@ need fio || exit
 need doorbell-subsystem || exit
 ours=nqn.2026-01.org.example:doorbell
 
-# port_begin [OPTION...]: our process serves a file, by IPv4 and IPv6.
+# port_begin: our process serves a file, by IPv4 and IPv6.
 port_begin() {
     rm -f /tmp/port.out
     # Not /dev/null, which ends at once: only --console reads it.
     doorbell-subsystem --tcp 127.0.0.1:4420 --tcp "[::1]:4420" --nqn $ours --serial doorbelltcp \
-        --namespace file:/tmp/disk,size=64MiB "$@" </tmp/commands >/tmp/port.out 2>&1 &
+        --namespace file:/tmp/disk,size=64MiB </tmp/commands >/tmp/port.out 2>&1 &
     echo $! >/tmp/port.pid
     wait_for 20 grep -q 4420 /tmp/port.out || { cat /tmp/port.out; return 1; }
 }
@@ -108,7 +108,7 @@ discovery_changes() {
     uevent env >/tmp/uevents 2>&1 &
     listening=$!
     nvme connect --transport=tcp --traddr=127.0.0.1 --trsvcid=4420 --nqn=nqn.2014-08.org.nvmexpress.discovery \
-        --hostnqn=$host_nqn --hostid=$host_id --keep-alive-tmo=30 && wait_for 20 discovery_is_live || return
+        --hostnqn="$host_nqn" --hostid="$host_id" --keep-alive-tmo=30 && wait_for 20 discovery_is_live || return
     # Its request for events follows, and nobody says when.
     sleep 1
     tell "refer 192.0.2.7" "^referral 192.0.2.7: added"
@@ -130,7 +130,7 @@ host_is_refused() {
     wait_for 30 state_is_not_live || { echo "still live"; return 1; }
     nvme disconnect --nqn=$ours
     wait_for 20 block_is_gone $ours
-    nvme connect --transport=tcp --traddr=127.0.0.1 --trsvcid=4420 --nqn=$ours --hostnqn=$host_nqn --hostid=$host_id && return 1
+    nvme connect --transport=tcp --traddr=127.0.0.1 --trsvcid=4420 --nqn=$ours --hostnqn="$host_nqn" --hostid="$host_id" && return 1
     dmesg | tail -n 5
     refused_is_said || return
     ! kernel_discover 127.0.0.1 4420 | grep -q "$ours" || { echo "shown to one who is not let in"; return 1; }
