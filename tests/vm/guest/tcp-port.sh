@@ -8,12 +8,13 @@ need fio || exit
 need doorbell-subsystem || exit
 ours=nqn.2026-01.org.example:doorbell
 
-# port_begin: our process serves a file, by IPv4 and IPv6.
+# port_begin [OPTION...]: our process serves a file, by IPv4 and IPv6.
+# shellcheck disable=SC2119,SC2120 # most give none
 port_begin() {
     rm -f /tmp/port.out
     # Not /dev/null, which ends at once: only --console reads it.
     doorbell-subsystem --tcp 127.0.0.1:4420 --tcp "[::1]:4420" --nqn $ours --serial doorbelltcp \
-        --namespace file:/tmp/disk,size=64MiB </tmp/commands >/tmp/port.out 2>&1 &
+        --namespace file:/tmp/disk,size=64MiB "$@" </tmp/commands >/tmp/port.out 2>&1 &
     echo $! >/tmp/port.pid
     wait_for 20 grep -q 4420 /tmp/port.out || { cat /tmp/port.out; return 1; }
 }
