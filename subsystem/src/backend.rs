@@ -39,6 +39,8 @@ pub struct Properties {
     pub zeroes: bool,
     /// [`Backend::prefetch`] does something.
     pub prefetches: bool,
+    /// [`Backend::show`] shows every range.
+    pub shows: bool,
 }
 
 /// Storage of a fixed number of bytes.
@@ -58,6 +60,16 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// [`MediaError::Unreadable`] or [`MediaError::Host`]; `into` holds anything then.
     fn read(&self, offset: u64, into: &[HostBytes<'_>]) -> Result<(), MediaError>;
+
+    /// Shows what is stored from `offset` on to `look`, once: at least a block, at most `len` bytes, as much as lies in one
+    /// piece. Nobody changes it meanwhile, so `look` is quick. Called where [`Properties::shows`] is set.
+    ///
+    /// # Errors
+    /// [`MediaError::Unreadable`]; `look` has not been called then.
+    fn show(&self, offset: u64, len: usize, look: &mut dyn FnMut(&[u8])) -> Result<(), MediaError> {
+        let _ = (offset, len, look);
+        Err(MediaError::Unreadable)
+    }
 
     /// Stores `from` from `offset` on.
     ///

@@ -179,7 +179,13 @@ impl Backend for FileBackend {
     }
 
     fn properties(&self) -> Properties {
-        Properties { volatile: true, thin: self.regular, zeroes: self.punches, prefetches: false }
+        Properties {
+            volatile: true,
+            thin: self.regular,
+            zeroes: self.punches,
+            prefetches: false,
+            shows: false,
+        }
     }
 
     fn read(&self, offset: u64, into: &[HostBytes<'_>]) -> Result<(), MediaError> {

@@ -13,6 +13,8 @@ use crate::memory::{HostBytes, prefetch};
 /// Bytes in a chunk: one huge page.
 const CHUNK: usize = if cfg!(miri) { 64 << 10 } else { 2 << 20 };
 const CHUNK_U64: u64 = CHUNK as u64;
+/// What is shown of chunks that do not exist.
+static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 /// The largest backend: its table of chunks takes 256 MiB.
 const MAX_LEN: u64 = 16 << 40;
 
@@ -93,7 +95,7 @@ impl Backend for Memory {
     }
 
     fn properties(&self) -> Properties {
-        Properties { volatile: false, thin: true, zeroes: true, prefetches: true }
+        Properties { volatile: false, thin: true, zeroes: true, prefetches: true, shows: true }
     }
 
     #[inline]
@@ -116,6 +118,15 @@ impl Backend for Memory {
                 start += piece.len();
             }
         }
+        Ok(())
+    }
+
+    fn show(&self, offset: u64, len: usize, look: &mut dyn FnMut(&[u8])) -> Result<(), MediaError> {
+        let (chunk, start) = self.chunk(offset)?;
+        let end = CHUNK.min(start + len);
+        let chunk = lock(chunk);
+        let stored = chunk.as_ref().and_then(|chunk| chunk.bytes().get(start..end));
+        look(stored.unwrap_or(ZEROES.get(..end - start).unwrap_or(&ZEROES)));
         Ok(())
     }
 

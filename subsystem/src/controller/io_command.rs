@@ -152,6 +152,15 @@ impl<D: Data> Io<'_, D> {
         Ok(())
     }
 
+    /// Checks and counts a read that somebody else carries out; returns the offset of its data.
+    pub(crate) fn begin_read(&mut self, sqe: &Sqe) -> Result<u64, Status> {
+        self.data.check_form(sqe)?;
+        let (offset, len) = self.transfer(namespace(self.slots, sqe.nsid)?, sqe)?;
+        self.counters.reads += 1;
+        self.counters.bytes_read += len as u64;
+        Ok(offset)
+    }
+
     #[inline]
     fn write(&mut self, sqe: &Sqe) -> Result<(), Status> {
         self.data.check_form(sqe)?;
@@ -282,7 +291,7 @@ impl<D: Data> Io<'_, D> {
 impl Counters {
     /// The status for what a backend reports.
     #[cold]
-    fn failed(&mut self, error: MediaError) -> Status {
+    pub(crate) fn failed(&mut self, error: MediaError) -> Status {
         self.media_errors += 1;
         match error {
             MediaError::Unreadable => Status::UNRECOVERED_READ_ERROR,

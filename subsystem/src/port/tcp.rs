@@ -19,6 +19,7 @@ pub mod connection;
 mod queue;
 mod reply;
 pub mod server;
+mod shown;
 mod transfer;
 
 pub use connection::{Connection, End};
@@ -54,9 +55,7 @@ pub fn converse(bytes: &[u8], cut: usize) -> Vec<u8> {
             portion = rest;
             loop {
                 let work = connection.step(now);
-                let len = connection.output().len();
-                answer.extend_from_slice(connection.output());
-                connection.sent(len);
+                let len = connection.transmit_to(&mut answer, usize::MAX);
                 if work == 0 && len == 0 {
                     break;
                 }

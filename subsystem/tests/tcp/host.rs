@@ -161,9 +161,7 @@ impl Link {
         let mut any = false;
         loop {
             let work = self.connection.step(self.now);
-            let len = self.connection.output().len().min(self.options.cut);
-            self.from.extend_from_slice(&self.connection.output()[..len]);
-            self.connection.sent(len);
+            let len = self.connection.transmit_to(&mut self.from, self.options.cut);
             if work == 0 && len == 0 {
                 return any;
             }

@@ -294,7 +294,8 @@ fn a_host_that_does_not_read_stops_its_own_queue() {
     for _ in 0..1000 {
         io.connection.step(io.now);
     }
-    assert!(io.connection.output().len() <= 256 << 10, "bounded");
+    let held = io.connection.transmit(|pieces| Err::<usize, _>(pieces[0].len()));
+    assert!(held.is_err_and(|held| held <= 256 << 10), "bounded");
     assert_eq!(io.connection.step(io.now), 0, "and at rest");
     // Another connection of the same controller goes on meanwhile.
     let mut other = Link::connect(&target, Options::default(), 2, 1);

@@ -7,4 +7,5 @@ mod host;
 mod io;
 mod life;
 mod server;
+mod shown;
 mod violations;

@@ -87,10 +87,7 @@ impl Link {
         for round in 0.. {
             assert!(round < 100_000, "the port is never done");
             let work = self.connection.step(now);
-            let output = self.connection.output();
-            let count = output.len();
-            self.inbox.extend_from_slice(output);
-            self.connection.sent(count);
+            let count = self.connection.transmit_to(&mut self.inbox, usize::MAX);
             if work == 0 && count == 0 {
                 break;
             }

@@ -10,7 +10,10 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, readv};
-use rustix::net::sockopt::{set_socket_linger, set_tcp_nodelay, socket_error};
+use rustix::net::sockopt::{
+    set_socket_linger, set_socket_recv_buffer_size, set_tcp_congestion, set_tcp_nodelay,
+    socket_error,
+};
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags, SocketType,
     connect, connect_unspec, recv, sendmsg, shutdown, socket_with,
@@ -24,6 +27,9 @@ pub(crate) struct Socket {
     fd: OwnedFd,
 }
 
+/// Bytes that the kernel holds of what a target of this machine has sent.
+const LOCAL_BUFFER: usize = 2 << 20;
+
 impl Socket {
     /// Begins to connect to `peer`.
     pub(super) fn begin(peer: SocketAddr) -> Result<Self, Errno> {
@@ -31,6 +37,12 @@ impl Socket {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let fd = socket_with(family, SocketType::STREAM, flags, None)?;
         set_tcp_nodelay(&fd, true)?;
+        if peer.ip().is_loopback() {
+            // Nothing to control there, and some of what does it sends by a timer (BBR). Without them it is slower, not
+            // wrong; the kernel may have a smaller limit.
+            let _reno = set_tcp_congestion(&fd, "reno");
+            let _bytes = set_socket_recv_buffer_size(&fd, LOCAL_BUFFER);
+        }
         // What is not sent when it is closed never will be.
         set_socket_linger(&fd, Some(Duration::ZERO))?;
         match connect(&fd, &peer) {

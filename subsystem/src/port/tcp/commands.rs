@@ -291,7 +291,7 @@ impl Connection {
             Ok((len, block)) => {
                 prefetch_next(queue, &self.input, layout);
                 // Nearly always all of it; what is left becomes the queue's reply.
-                if self.send_blocks(*sqe, len, block, 0) {
+                if !self.show(sqe, len) && self.send_blocks(*sqe, len, block, 0) {
                     self.go_on();
                 }
             }

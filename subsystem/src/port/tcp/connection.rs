@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The port puts what it received into [`Connection::room`], calls [`Connection::step`], and sends what
-//! [`Connection::output`] holds. A step takes whole PDUs while there is room for their answers: where a host does not
+//! [`Connection::transmit`] gives it. A step takes whole PDUs while there is room for their answers: where a host does not
 //! read, its commands wait in its own connection and nowhere else. What commands do is in `commands`.
 
 use std::fmt;
@@ -65,6 +65,8 @@ pub enum End {
     Disconnected,
     /// There are as many connections as there may be.
     Crowded,
+    /// The medium could not be read in the middle of data that were being sent.
+    Unreadable,
 }
 
 impl fmt::Display for End {
@@ -79,6 +81,7 @@ impl fmt::Display for End {
             End::Reset => f.write_str("its controller was reset"),
             End::Disconnected => f.write_str("the host disconnected"),
             End::Crowded => f.write_str("there are as many connections as there may be"),
+            End::Unreadable => f.write_str("the medium could not be read while its data were sent"),
         }
     }
 }
@@ -165,17 +168,17 @@ impl Connection {
         self.phase = Phase::Ended;
     }
 
-    /// What is to be sent.
-    pub fn output(&self) -> &[u8] {
-        self.output.filled()
-    }
-
-    /// Takes note that the first `len` bytes of [`Connection::output`] were sent.
-    pub fn sent(&mut self, len: usize) {
+    /// Takes note that the first `len` bytes of the output were sent.
+    pub(super) fn sent(&mut self, len: usize) {
         self.output.consume(len);
         if self.output.len() == 0 && matches!(self.phase, Phase::Ending(_)) {
             self.phase = Phase::Ended;
         }
+    }
+
+    /// Whether a whole command, or data, has been received and waits to be taken.
+    pub fn has_command(&self) -> bool {
+        self.phase == Phase::Open && matches!(self.look(), Ok(Some(_)))
     }
 
     /// Why it ended, or is about to.

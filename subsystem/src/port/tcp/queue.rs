@@ -12,11 +12,13 @@ use doorbell_spec::status::Status;
 use super::connection::{End, MAX_H2C_DATA};
 use super::reply::Reply;
 use super::transfer::Transfers;
+use crate::backend::MediaError;
 use crate::controller::io_command::{BOUNCE, Counters, Data, Io};
 use crate::fabrics::Target;
 use crate::fabrics::association::{Asked, Association, Published};
 use crate::fabrics::connect::Connected;
 use crate::memory::HostBytes;
+use crate::namespace::Namespace;
 use crate::subsystem::Slots;
 
 /// The queue that a connection has become.
@@ -225,6 +227,22 @@ impl Queue {
             (self.counters.reads, self.counters.writes) = (reads, writes);
         }
         status
+    }
+
+    /// Takes a read whose data are shown; `None` where they are not, or where something is wrong with it. Says where they
+    /// are.
+    #[inline]
+    pub(super) fn begin_shown(&mut self, sqe: &Sqe) -> Option<(Arc<Namespace>, u64)> {
+        let namespace = self.namespaces.get((sqe.nsid as usize).wrapping_sub(1))?.as_ref()?;
+        let namespace = namespace.properties().shows.then(|| Arc::clone(namespace))?;
+        let offset = self.io(sqe, &mut [], false).begin_read(sqe).ok()?;
+        Some((namespace, offset))
+    }
+
+    /// The status of a read whose data cannot be shown after all.
+    #[cold]
+    pub(super) fn unreadable(&mut self, error: MediaError) -> Status {
+        self.counters.failed(error)
     }
 
     /// Makes a write durable that was carried out in parts, if it has to be.

@@ -11,6 +11,7 @@ use doorbell_spec::status::Status;
 use zerocopy::IntoBytes;
 
 use super::connection::{BUFFER, Connection, RESERVE};
+use super::shown::Shown;
 
 /// SQHD where there is no flow control (as Linux's target answers Connect).
 const NO_SQHD: u16 = 0xffff;
@@ -21,6 +22,8 @@ const PORTION: usize = 64 << 10;
 pub(super) enum Reply {
     /// Blocks, which are read as they are sent.
     Blocks { sqe: Sqe, len: u64, block: u32, done: u64 },
+    /// Blocks, which are sent from where they are.
+    Shown(Shown),
     /// The data of an admin command, and its result.
     Bytes { cid: u16, bytes: Vec<u8>, done: usize, result: u64 },
 }
@@ -41,6 +44,13 @@ impl Connection {
                 Reply::Blocks { sqe, len, block, done } => self.send_blocks(sqe, len, block, done),
                 Reply::Bytes { cid, bytes, done, result } => {
                     self.send_bytes(cid, bytes, done, result)
+                }
+                // It is for whoever has the socket to go on.
+                shown @ Reply::Shown(_) => {
+                    if let Some(queue) = &mut self.queue {
+                        queue.reply = Some(shown);
+                    }
+                    false
                 }
             };
             if !sent {

@@ -5,8 +5,9 @@
 //! something does. A socket that takes no more is left alone until it does, and its host's commands with it.
 
 mod faulty;
+mod send;
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -225,6 +226,8 @@ struct Slot {
     /// The host has been told why it ends; what it still sends is dropped, until this time.
     linger: Option<Duration>,
     hot: bool,
+    /// The kernel was told that more follows what was sent last.
+    held: bool,
     /// Rounds since it had traffic.
     quiet: u32,
 }
@@ -376,6 +379,9 @@ impl Worker {
         socket.set_nonblocking(true).ok()?;
         socket.set_nodelay(true).ok()?;
         let (local, peer) = (socket.local_addr().ok()?, socket.peer_addr().ok()?);
+        if peer.ip().is_loopback() {
+            send::be_near(&socket);
+        }
         let Some(connection) = Connection::new(&self.target, local, now) else {
             if let Some(observer) = &self.observer {
                 observer(peer, End::Crowded);
@@ -386,8 +392,8 @@ impl Worker {
         let interest = EventFlags::IN;
         epoll::add(&self.epoll, &socket, EventData::new_u64(at as u64), interest).ok()?;
         let wire = self.faults.as_ref().map(|faults| Box::new(Wire::new(faults)));
-        let (linger, hot, quiet) = (None, false, 0);
-        let slot = Slot { socket, peer, connection, wire, interest, linger, hot, quiet };
+        let (linger, hot, held, quiet) = (None, false, false, 0);
+        let slot = Slot { socket, peer, connection, wire, interest, linger, hot, held, quiet };
         match self.slots.get_mut(at) {
             Some(free) => *free = Some(slot),
             None => self.slots.push(Some(slot)),
@@ -440,7 +446,9 @@ impl Slot {
         }
         let mut served = Served::Idle;
         for _ in 0..STEPS {
-            match self.receive(now) {
+            let enough = served == Served::Busy && self.connection.is_ready();
+            let received = if enough { Ok(0) } else { self.receive(now) };
+            match received {
                 Ok(0) => {}
                 Ok(_) => served = Served::Busy,
                 Err(_) => {
@@ -465,6 +473,7 @@ impl Slot {
                 break;
             }
         }
+        self.release();
         // What is on its way has no kernel that wakes us.
         let busy = self.wire.as_ref().is_some_and(|wire| wire.is_busy());
         if busy { Served::Busy } else { served }
@@ -488,25 +497,6 @@ impl Slot {
             Err(error) if is_transient(&error) => Ok(0),
             Err(error) => Err(error),
         }
-    }
-
-    /// Bytes sent; 0 where the socket takes none now, or there are none.
-    fn send(&mut self, now: Duration) -> io::Result<usize> {
-        if self.wire.is_some() {
-            return self.send_badly(now);
-        }
-        let mut sent = 0;
-        while !self.connection.output().is_empty() {
-            match self.socket.write(self.connection.output()) {
-                Ok(len) => {
-                    self.connection.sent(len);
-                    sent += len;
-                }
-                Err(error) if is_transient(&error) => break,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(sent)
     }
 
     /// The connection is over. A host that has been told why gets the time to read it: closing a socket with unread
@@ -541,7 +531,7 @@ impl Slot {
             wanted |= EventFlags::IN;
         }
         let sending = self.wire.as_ref().is_some_and(|wire| wire.is_sending());
-        if sending || !self.connection.output().is_empty() {
+        if sending || self.connection.has_output() {
             wanted |= EventFlags::OUT;
         }
         let token = EventData::new_u64(at as u64);

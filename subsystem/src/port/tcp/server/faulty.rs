@@ -31,9 +31,9 @@ impl Slot {
     #[cold]
     pub(super) fn send_badly(&mut self, now: Duration) -> io::Result<usize> {
         let Some(wire) = &mut self.wire else { return Ok(0) };
-        let len = self.connection.output().len();
-        wire.from_port(self.connection.output(), now);
-        self.connection.sent(len);
+        let mut bytes = Vec::new();
+        while self.connection.transmit_to(&mut bytes, usize::MAX) != 0 {}
+        wire.from_port(&bytes, now);
         let mut sent = 0;
         loop {
             let ready = wire.ready(now);
