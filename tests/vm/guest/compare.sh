@@ -45,6 +45,14 @@ fio_1=$(fio_iops 1)
 polled_1=$(fio_iops 1 --hipri)
 fio_32=$(fio_iops 32)
 polled_32=$(fio_iops 32 --hipri)
+# Our own way of asking the kernel, on a real block device: reads, polled reads, and writes that are read back.
+perf() { doorbell-perf --time 1s --warmup 0s "$@"; }
+check engine-io_uring perf --engine io_uring --depth 8 "$block"
+check engine-iopoll perf --engine io_uring --iopoll --depth 8 "$block"
+check engine-pread perf --engine pread --workload randrw --yes-destroy-data "$block"
+check engine-verify perf --engine io_uring --workload verify --yes-destroy-data "$block"
 check bind hugepages.sh bind "$bdf"
+other=$(block_of "$(bdf_of door4096)")
+check engines-compared perf --depth 4 --compare io_uring --compare-target "$other" "pcie:$bdf"
 compare 1 "$fio_1" "$polled_1" "$(doorbell_iops 1)"
 compare 32 "$fio_32" "$polled_32" "$(doorbell_iops 32)"
