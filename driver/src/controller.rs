@@ -249,6 +249,11 @@ impl Controller {
             }
         };
         let shadows = shadows.filter(|_| shadowed);
+        let RecoveryConfig { automatic, abort, admin_abort, .. } = config.recovery;
+        if automatic && abort && !admin_abort.is_zero() {
+            let device = device.clone();
+            admin.abort_overdue(admin_abort, move || bringup::is_sound(&*device));
+        }
         Ok(Self::assemble(Inner {
             admin: Mutex::new(admin),
             identity,
@@ -531,7 +536,10 @@ impl Inner {
 
     /// One of the driver's own admin commands, without data that the queue would have to own.
     fn internal(&self, command: doorbell_spec::command::Sqe) -> Result<u64, CommandError> {
-        lock(&self.admin).run(Io::internal(command)).map(|done| done.result)
+        let mut admin = lock(&self.admin);
+        let result = admin.run(Io::internal(command)).map(|done| done.result);
+        self.recovery.took(admin.steps());
+        result
     }
 
     fn shut_down(&self) -> Result<(), ShutdownError> {

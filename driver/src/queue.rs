@@ -7,6 +7,7 @@
 mod counters;
 mod gate;
 mod io;
+mod ladder;
 mod mailbox;
 mod operations;
 mod recovery;
@@ -25,6 +26,8 @@ pub use self::counters::Counters;
 pub(crate) use self::gate::Gate;
 pub use self::io::{Done, Invalid, Io, Reason, Rejected};
 pub(crate) use self::io::{Extent, Kind};
+use self::ladder::Ladder;
+pub(crate) use self::ladder::Steps;
 pub use self::mailbox::{Mailbox, Reply, Sender, Served};
 use self::operations::Operations;
 use self::recovery::Watch;
@@ -77,6 +80,7 @@ pub struct Queue<T: Transport = Any> {
     delays: [Duration; 3],
     retried: u64,
     watch: Watch,
+    ladder: Option<Box<Ladder>>,
     clock: Arc<dyn Clock>,
     timeout: Duration,
 }
@@ -118,6 +122,7 @@ impl<T: Transport> Queue<T> {
             delays: [Duration::ZERO; 3],
             retried: 0,
             watch: Watch::new(timeout),
+            ladder: None,
             clock,
             timeout,
             transport,

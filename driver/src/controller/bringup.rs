@@ -121,6 +121,12 @@ pub(crate) struct AdminRings {
     pub(crate) acq: (u64, u32),
 }
 
+/// Whether CSTS says that the controller works.
+pub(crate) fn is_sound(properties: &dyn Properties) -> bool {
+    let csts = properties.read(offset::CSTS, Width::Dword).map(|value| Csts::from(value as u32));
+    csts.is_ok_and(|csts| !csts.is_absent() && csts.rdy() && !csts.cfs())
+}
+
 impl Registers<'_> {
     fn address(&self) -> String {
         self.address.to_owned()

@@ -155,7 +155,7 @@ pub(super) fn request() -> Io {
 
 impl Controller {
     /// Hands out what has happened since the last call, and keeps the controller alive; returns how many events there
-    /// were. Never blocks, unless firmware that was to be activated in a while has not been, and the controller is reset,
+    /// were. Never blocks, unless the controller has to be reset, because it has not answered or has not activated firmware in time,
     /// or the controller detaches itself ([`Config::detach_on_request`](super::Config::detach_on_request)).
     ///
     /// Between what happens and the event lie several calls: each takes what has arrived and sends one command at most.
@@ -177,6 +177,7 @@ impl Controller {
                     self.inner.take_events(&mut admin);
                 }
                 self.inner.look_at_activation();
+                self.inner.look_at_survey();
                 if self.inner.notices.take(&mut lock(&self.inner.events)) {
                     // Where it does not obey, its queues have ended all the same, and it is asked for again.
                     let _best_effort = self.detach();

@@ -82,7 +82,12 @@ impl Inner {
         act: impl FnOnce(&mut crate::Queue) -> Result<T, CommandError>,
     ) -> Result<T, CommandError> {
         let epoch = self.recovery.epoch();
-        let result = act(&mut lock(&self.admin));
+        let result = {
+            let mut admin = lock(&self.admin);
+            let result = act(&mut admin);
+            self.recovery.took(admin.steps());
+            result
+        };
         if let Err(error) = &result {
             self.unanswered(epoch, error);
         }
@@ -249,8 +254,8 @@ impl Inner {
         Some((self.is_same(identify, &mark), blocks))
     }
 
-    /// Firmware has not been activated in the time that it may take.
-    pub(super) fn activation_failed(&self, epoch: u64) {
+    /// The controller has not done in time what it should have.
+    pub(super) fn is_at_fault(&self, epoch: u64) {
         self.recovery.count(|counters| &mut counters.fatal);
         self.reset_after(epoch);
     }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use doorbell_spec::admin::AdminOpcode;
+
 use super::io::{Done, Io, Reason};
 use super::retry::Again;
 use super::{Queue, Ticket};
@@ -62,6 +64,8 @@ impl<T: Transport> Queue<T> {
             return Err(self.full(io).into());
         }
         let mut io = io;
+        // Nobody aborts an abort.
+        let abortable = io.command.opcode() != AdminOpcode::ABORT.0;
         let mut round = 0;
         let ticket = loop {
             match self.enter(io, |ticket| ticket) {
@@ -96,6 +100,12 @@ impl<T: Transport> Queue<T> {
                     return Err(CommandError::QueueFailed(reason));
                 }
                 None if deadline.passed(&*clock) => {
+                    if let Ticket::Command(cid) = ticket
+                        && abortable
+                        && let Some(done) = self.climb(cid)
+                    {
+                        return done.ok();
+                    }
                     match ticket {
                         Ticket::Command(cid) => self.slots.abandon(cid),
                         Ticket::Operation(index) => self.operations.abandon(index),

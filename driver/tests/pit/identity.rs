@@ -161,6 +161,43 @@ fn pit_57_sizes_of_logs_that_the_controller_says() {
 }
 
 #[test]
+fn pit_57_lists_of_changes_that_the_controller_makes_up() {
+    // Every entry another one, up to the highest; over and over the same; none in order; no end.
+    let lists: [fn(u32) -> u32; 4] =
+        [|at| u32::MAX - 2 - at, |_| 1, |at| at.wrapping_mul(0x9e37_79b9) | 1, |at| at + 1];
+    for list in lists {
+        let mut load = crate::bench::Load::new(4);
+        let subsystem = load.bench.device.port().subsystem().clone();
+        load.controller.namespace_ids().expect("a list");
+        let log = Commands::admin(AdminOpcode::GET_LOG_PAGE).selector(4);
+        let made_up = Rule::reply(log, move |page| {
+            for (at, entry) in (0..).zip(page.chunks_exact_mut(4)) {
+                entry.copy_from_slice(&list(at).to_le_bytes());
+            }
+        });
+        let all = Rule::command(Commands::any_admin()).lose().times(0).named("all");
+        let counters = load.bench.inject([made_up, all]);
+        let memory = load.controller.memory().stats().in_use;
+        load.send(4);
+        subsystem.remove(2).expect("a namespace");
+        let (mut events, mut most) = (0, 0);
+        for _ in 0..2500 {
+            most = most.max(load.controller.poll(|_| events += 1));
+            load.ledger.poll(&mut load.queue);
+            load.bench.clock.settle();
+        }
+        load.settle();
+        let commands = counters.iter().last().expect("a rule").matched;
+        assert!(commands <= 2 * 1024 + 16, "{commands} commands for one event");
+        assert!(events <= 2 * 1024 && most <= 1, "{events} events, {most} at once");
+        assert_eq!(load.controller.memory().stats().in_use, memory, "one page at a time");
+        // Namespace 1 is what it was, or said to be gone by nobody but the list's reader.
+        load.resumes();
+        load.close();
+    }
+}
+
+#[test]
 fn pit_27_what_identify_says_may_change_between_two_reads() {
     let bench = Bench::new();
     let counters = bench.inject([

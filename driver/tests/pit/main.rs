@@ -4,10 +4,12 @@
 //! they share; its ledger says that every command completed exactly once, and that memory stayed with the device as long
 //! as the device could reach it.
 
+mod admin;
 mod bench;
 mod bringup;
 mod change;
 mod completion;
+mod dropped;
 mod event;
 mod geometry;
 mod identity;
@@ -18,3 +20,27 @@ mod recovery;
 mod removal;
 mod retry;
 mod spy;
+
+/// Where the sixty are; those that need no device among the tests of the queue.
+const SOURCES: [&str; 10] = [
+    include_str!("../../src/queue/tests.rs"),
+    include_str!("completion.rs"),
+    include_str!("event.rs"),
+    include_str!("geometry.rs"),
+    include_str!("identity.rs"),
+    include_str!("probe.rs"),
+    include_str!("queues.rs"),
+    include_str!("recovery.rs"),
+    include_str!("removal.rs"),
+    include_str!("retry.rs"),
+];
+
+#[test]
+fn all_sixty_have_a_test_named_after_them() {
+    let has = |number: u32| {
+        let name = format!("fn pit_{number:02}_");
+        SOURCES.iter().any(|source| source.contains(&name))
+    };
+    let missing: Vec<u32> = (1..=60).filter(|&number| !has(number)).collect();
+    assert!(missing.is_empty(), "PIT without a test: {missing:?}");
+}

@@ -75,7 +75,7 @@ pub(super) struct Survey {
     /// Those of a list that has not ended yet.
     listed: BTreeSet<u32>,
     /// What the command under way asks.
-    asked: Option<Question>,
+    asked: Option<(Question, Duration)>,
     /// To be asked; each once.
     todo: BTreeSet<Question>,
     activation: Option<Activation>,
@@ -137,7 +137,7 @@ impl Inner {
             buffer.fill(0);
             if admin.submit(Io::raw(command, Some(buffer)).tag(SURVEY_TAG)).is_ok() {
                 survey.todo.pop_first();
-                survey.asked = Some(question);
+                survey.asked = Some((question, self.clock.now()));
             }
         }
         true
@@ -146,7 +146,7 @@ impl Inner {
     /// The command under way has completed.
     pub(super) fn answered(&self, events: &mut Events, done: Done) {
         // None of one from before a reset.
-        let Some(question) = events.survey.asked.take() else { return };
+        let Some((question, _)) = events.survey.asked.take() else { return };
         if done.outcome != Outcome::Completed {
             return;
         }
@@ -256,6 +256,16 @@ impl Inner {
         }
     }
 
+    /// Has the controller reset if it has not answered a question in the time that an admin command may take. On this
+    /// machine: over a network the Keep Alive goes unanswered as well.
+    pub(super) fn look_at_survey(&self) {
+        let epoch = self.recovery.epoch();
+        let asked = lock(&self.events).survey.asked;
+        if asked.is_some_and(|(_, at)| self.clock.now().saturating_sub(at) > self.admin_timeout) {
+            self.is_at_fault(epoch);
+        }
+    }
+
     /// The controller is about to activate firmware: it is left alone until it is through with it (CQ-14).
     pub(super) fn activation_begins(&self, survey: &mut Survey) {
         if self.is_remote() {
@@ -298,7 +308,7 @@ impl Inner {
         };
         if late {
             // Section 4: it has had its time.
-            self.activation_failed(epoch);
+            self.is_at_fault(epoch);
         }
         self.gate.open();
     }

@@ -13,6 +13,9 @@ pub struct RecoveryConfig {
     pub automatic: bool,
     /// Aborts an overdue command before anything else. Default yes.
     pub abort: bool,
+    /// How long an admin command that is aborted because it is overdue may still take, before the controller is reset; zero
+    /// does not abort it. Default 5 s.
+    pub admin_abort: Duration,
     /// Deletes and creates the queue of a command that an abort did not end. Default yes.
     pub recreate_queue: bool,
     /// Resets the function where the controller does not obey. Default yes.
@@ -30,6 +33,7 @@ impl Default for RecoveryConfig {
         Self {
             automatic: true,
             abort: true,
+            admin_abort: Duration::from_secs(5),
             recreate_queue: true,
             function_reset: true,
             attempts: 3,
@@ -43,7 +47,7 @@ impl Default for RecoveryConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RecoveryCounters {
-    /// Commands found overdue, each once a time-out.
+    /// Commands found overdue, each once a time-out; admin commands among them.
     pub overdue: u64,
     /// Queues and admin commands that had stood still, and found the controller at fault.
     pub fatal: u64,

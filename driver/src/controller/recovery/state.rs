@@ -9,6 +9,7 @@ use doorbell_spec::identify::IdentifyNamespace;
 
 use super::super::lock;
 use super::{RecoveryConfig, RecoveryCounters};
+use crate::queue::Steps;
 use crate::transport::pcie::{Layout, Lease};
 
 /// An I/O queue pair that the controller knows.
@@ -120,6 +121,16 @@ impl Recovery {
 
     pub(super) fn count(&self, step: impl FnOnce(&mut RecoveryCounters) -> &mut u64) {
         *step(&mut lock(&self.counters)) += 1;
+    }
+
+    /// Steps that a blocking call on the admin queue has taken.
+    pub(in crate::controller) fn took(&self, steps: Steps) {
+        if steps != Steps::default() {
+            let counters = &mut *lock(&self.counters);
+            counters.overdue += steps.overdue;
+            counters.aborts += steps.aborts;
+            counters.aborted += steps.aborted;
+        }
     }
 
     /// Nothing that was there before is touched by the controller any more.
