@@ -194,6 +194,9 @@ fn every_digest() -> Vec<Digests> {
 const LAST: PduFlags = PduFlags::new().with_last(true);
 const SUCCESS: PduFlags = PduFlags::new().with_last(true).with_success(true);
 
+/// Bytes of a long read; fewer where each takes a thousand times as long.
+const LONG: usize = if cfg!(miri) { 4_000 } else { 40_000 };
+
 #[test]
 fn reads_arrive_whole_however_the_bytes_are_split() {
     for digests in every_digest() {
@@ -202,18 +205,18 @@ fn reads_arrive_whole_however_the_bytes_are_split() {
                 continue;
             }
             let mut pair = pair(digests, 0, hpda_z, step);
-            let (small, large) = (buffer(512, 0), buffer(40_000, 0));
+            let (small, large) = (buffer(512, 0), buffer(LONG, 0));
             let first = pair.stage(0, nvm::read(1, 0, 0), &small);
             let second = pair.stage(1, nvm::read(1, 8, 0), &large);
             pair.deliver().unwrap();
             assert_eq!(pair.peer.take().unwrap().kind, PduType::CAPSULE_COMMAND);
             let capsule = pair.peer.take().unwrap();
             let sqe = Sqe::read_from_bytes(&capsule.header[8..]).unwrap();
-            assert_eq!((sqe.cid(), sqe.sgl()), (second, Sgl::transport(40_000)));
-            let (data, more) = (pattern(40_000, 9), pattern(512, 7));
-            pair.peer.data(second, 0, &data[..35_000], PduFlags::new());
+            assert_eq!((sqe.cid(), sqe.sgl()), (second, Sgl::transport(LONG as u32)));
+            let (data, more) = (pattern(LONG, 9), pattern(512, 7));
+            pair.peer.data(second, 0, &data[..LONG - 500], PduFlags::new());
             pair.peer.data(first, 0, &more, SUCCESS);
-            pair.peer.data(second, 35_000, &data[35_000..], LAST);
+            pair.peer.data(second, (LONG - 500) as u32, &data[LONG - 500..], LAST);
             pair.peer.respond(second, Status::SUCCESS);
             pair.deliver().unwrap();
             let cids: Vec<u16> = pair.done.iter().map(|done| done.cid).collect();
@@ -226,13 +229,15 @@ fn reads_arrive_whole_however_the_bytes_are_split() {
 
 #[test]
 fn writes_leave_whole_in_capsule_and_by_request() {
+    // More than a capsule carries; where its data are divided.
+    let (long, split) = if cfg!(miri) { (9_000, 6_000) } else { (30_000, 20_000) };
     for digests in every_digest() {
         for (step, cpda_z) in [(1, 0), (7, 1), (4096, 31), (1 << 20, 0)] {
             if cfg!(miri) && step != 4096 {
                 continue;
             }
             let mut pair = pair(digests, cpda_z, 0, step);
-            let (small, large) = (buffer(8192, 1), buffer(30_000, 2));
+            let (small, large) = (buffer(8192, 1), buffer(long, 2));
             let first = pair.stage(0, nvm::write(1, 0, 0), &small);
             let second = pair.stage(1, nvm::write(1, 8, 0), &large);
             pair.deliver().unwrap();
@@ -240,16 +245,16 @@ fn writes_leave_whole_in_capsule_and_by_request() {
             assert_eq!(capsule.data, *small);
             assert!(pair.peer.take().unwrap().data.is_empty(), "too long for the capsule");
             // Two R2Ts at once, the later part first.
-            pair.peer.request(second, 7, 20_000, 10_000);
-            pair.peer.request(second, 8, 0, 20_000);
+            pair.peer.request(second, 7, split as u32, (long - split) as u32);
+            pair.peer.request(second, 8, 0, split as u32);
             pair.deliver().unwrap();
-            let mut written = vec![0; 30_000];
+            let mut written = vec![0; long];
             let mut lasts = 0;
             while let Some(pdu) = pair.peer.take() {
                 let header = H2CData::read_from_bytes(&pdu.header).unwrap();
                 assert_eq!(header.cccid.get(), second);
                 let from = header.datao.get() as usize;
-                assert_eq!(header.ttag.get(), if from >= 20_000 { 7 } else { 8 });
+                assert_eq!(header.ttag.get(), if from >= split { 7 } else { 8 });
                 assert!(pdu.data.len() <= MAXH2CDATA as usize);
                 written[from..from + pdu.data.len()].copy_from_slice(&pdu.data);
                 lasts += u32::from(header.common.flags.last());
