@@ -75,7 +75,7 @@ impl Controller {
         }
         // Nothing new from here on; what is in flight ends with its queue.
         inner.gate.close();
-        inner.delete_queues();
+        inner.delete_submission_queues();
         let stopped = inner.stop_for_good();
         inner.recovery.end();
         inner.gate.open();
@@ -95,16 +95,13 @@ impl Controller {
 
 impl Inner {
     /// RST-5: a shutdown begins with the deletion of the queues. What they hold completes, or never does.
-    fn delete_queues(&self) {
+    fn delete_submission_queues(&self) {
         if !self.is_sound() {
             return;
         }
         for qid in self.recovery.present() {
-            let deleted = self
-                .internal(commands::delete_io_sq(qid))
-                .and_then(|_| self.internal(commands::delete_io_cq(qid)));
-            if deleted.is_err() {
-                // CC.EN=0 ends them as well.
+            // CC.EN=0 ends them as well. The completion queue stays until then: its owner may take what it holds.
+            if self.internal(commands::delete_io_sq(qid)).is_err() {
                 return;
             }
         }
