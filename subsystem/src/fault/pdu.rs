@@ -232,12 +232,12 @@ impl Wire {
     }
 
     /// The host has sent `bytes`.
-    pub(crate) fn from_host(&mut self, bytes: &[u8], now: Duration) {
+    pub(crate) fn host_sent(&mut self, bytes: &[u8], now: Duration) {
         self.to_port.put(bytes, &self.faults, now);
     }
 
     /// The port sends `bytes`.
-    pub(crate) fn from_port(&mut self, bytes: &[u8], now: Duration) {
+    pub(crate) fn port_sends(&mut self, bytes: &[u8], now: Duration) {
         self.to_host.put(bytes, &self.faults, now);
     }
 

@@ -16,7 +16,7 @@ impl Slot {
         match self.socket.read(bytes.get_mut(..room).unwrap_or_default()) {
             Ok(0) if room == 0 => {}
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(len) => wire.from_host(bytes.get(..len).unwrap_or_default(), now),
+            Ok(len) => wire.host_sent(bytes.get(..len).unwrap_or_default(), now),
             Err(error) if is_transient(&error) => {}
             Err(error) => return Err(error),
         }
@@ -33,7 +33,7 @@ impl Slot {
         let Some(wire) = &mut self.wire else { return Ok(0) };
         let mut bytes = Vec::new();
         while self.connection.transmit_to(&mut bytes, usize::MAX) != 0 {}
-        wire.from_port(&bytes, now);
+        wire.port_sends(&bytes, now);
         let mut sent = 0;
         loop {
             let ready = wire.ready(now);
