@@ -63,7 +63,7 @@ pub struct QueueConfig {
     /// How long [`Queue::run`](crate::Queue::run) waits, and after how long any command of the queue is overdue (see
     /// [`RecoveryConfig`]). Default 30 s.
     pub timeout: Duration,
-    /// Which commands [`Queue::run`](crate::Queue::run) sends again.
+    /// Which commands [`Queue::run`](crate::Queue::run) and futures send again.
     pub retries: Retries,
 }
 

@@ -1,4 +1,4 @@
-//! Which commands a blocking call sends again, how often, and after what delay (CQ-13).
+//! Which commands blocking calls and futures send again, how often, and after what delay (CQ-13).
 
 use std::time::Duration;
 
@@ -10,10 +10,11 @@ use crate::error::CommandError;
 use crate::memory::Buffer;
 use crate::transport::Outcome;
 
-/// When [`Queue::run`](crate::Queue::run) sends a command again that failed.
+/// When [`Queue::run`](crate::Queue::run), and futures of [`SharedQueue::submit`](crate::queue::SharedQueue::submit), send a
+/// command again that failed.
 ///
-/// Never one that the controller says would fail again (DNR). Commands that are staged and polled are never sent again:
-/// their caller knows better.
+/// Never one that the controller says would fail again (DNR). Commands that are staged and polled are never sent again,
+/// nor are those through a mailbox: their completion, with status and buffer, is what the caller decides by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Retries {

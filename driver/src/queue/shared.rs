@@ -13,6 +13,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use super::io::{Done, Io, Reason};
+use super::retry::Again;
 use super::{Counters, Queue};
 use crate::error::CommandError;
 use crate::transport::{Any, Transport};
@@ -70,9 +71,11 @@ impl<T: Transport> SharedQueue<T> {
     /// A future that sends `io` when first polled, and resolves to its completion.
     ///
     /// The command goes out with the next [`poll`](Self::poll), so that commands of futures polled in one round share a
-    /// doorbell.
+    /// doorbell. One that fails may be sent again, as the queue's [`Retries`](super::Retries) say.
     pub fn submit(&self, io: Io) -> Pending<T> {
-        Pending { state: self.state.clone(), stage: Stage::Unsent(Some(io)) }
+        let left = self.state.borrow().queue.retries.allowed(&io);
+        let attempts = (left > 0).then(|| Attempts { again: Again::of(&io), left });
+        Pending { state: self.state.clone(), stage: Stage::Unsent(Some(io)), attempts }
     }
 
     /// One round: sends what futures have staged, and wakes those whose completion has arrived. Returns how many
@@ -173,7 +176,15 @@ impl<T: Transport> SharedQueue<T> {
 enum Stage {
     Unsent(Option<Io>),
     Sent(usize),
+    /// Has failed, and is sent again from then on.
+    Waiting(Duration, Option<Io>),
     Resolved,
+}
+
+/// What a future sends again, and how often it still may.
+struct Attempts {
+    again: Again,
+    left: u32,
 }
 
 /// One command as a future; resolves to its completion, or to an error that says why there is none.
@@ -181,6 +192,30 @@ enum Stage {
 pub struct Pending<T: Transport = Any> {
     state: Rc<RefCell<State<T>>>,
     stage: Stage,
+    attempts: Option<Attempts>,
+}
+
+impl<T: Transport> Pending<T> {
+    /// What `done` is to the future: its output, or after a failure that another attempt may mend, nothing yet.
+    fn finish(&mut self, state: &mut State<T>, done: Done) -> Option<Result<Done, CommandError>> {
+        let error = match done.ok() {
+            Err(error) if self.attempts.is_some() => error,
+            result => return Some(result),
+        };
+        let queue = &mut state.queue;
+        let delay = queue.retries.delay(&error, &queue.delays);
+        let (Some(delay), Some(attempts)) = (delay, &mut self.attempts) else {
+            return Some(Err(error));
+        };
+        attempts.left -= 1;
+        queue.retried += 1;
+        let io = attempts.again.with(error.into_buffer());
+        if attempts.left == 0 {
+            self.attempts = None;
+        }
+        self.stage = Stage::Waiting(queue.clock.now() + delay, Some(io));
+        None
+    }
 }
 
 impl<T: Transport> Future for Pending<T> {
@@ -188,8 +223,17 @@ impl<T: Transport> Future for Pending<T> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        let state = &mut *this.state.borrow_mut();
+        let shared = this.state.clone();
+        let state = &mut *shared.borrow_mut();
+        if let Stage::Waiting(until, io) = &mut this.stage {
+            if state.queue.clock.now() < *until {
+                state.full.push(context.waker().clone());
+                return Poll::Pending;
+            }
+            this.stage = Stage::Unsent(io.take());
+        }
         match &mut this.stage {
+            Stage::Waiting(..) => Poll::Pending,
             Stage::Unsent(io) => {
                 let Some(mut io) = io.take() else { panic!("a resolved future was polled") };
                 let tag = io.tag;
@@ -226,7 +270,11 @@ impl<T: Transport> Future for Pending<T> {
                     Entry::Done(done) => {
                         state.idle.push(index);
                         this.stage = Stage::Resolved;
-                        Poll::Ready(done.ok())
+                        if let Some(output) = this.finish(state, done) {
+                            return Poll::Ready(output);
+                        }
+                        state.full.push(context.waker().clone());
+                        Poll::Pending
                     }
                     Entry::InFlight { tag, .. } => {
                         if let Some(violation) = state.queue.failure() {

@@ -126,3 +126,42 @@ fn the_controller_is_told_that_its_delays_are_kept_where_it_has_any() {
     };
     assert_eq!((told(0), told(1)), (0, 2), "at bring-up and after a reset");
 }
+
+#[test]
+fn futures_are_sent_again_as_blocking_calls_are() {
+    let crd = |crd| Status::UNRECOVERED_READ_ERROR.with_crd(crd);
+    // Status, attempts, milliseconds at least: CRDT1 is 300 ms, CRDT3 is cut to a second.
+    let dnr = Status::UNRECOVERED_READ_ERROR.with_dnr();
+    for (status, attempts, least) in
+        [(crd(0), 4, 0), (crd(1), 4, 900), (crd(3), 4, 3000), (dnr, 1, 0)]
+    {
+        let (load, queue) = load(Retries::default());
+        let rule = Rule::command(Commands::io(NvmOpcode::READ)).answer(status, 0).named("failed");
+        let counters = load.bench.inject([rule]);
+        let start = load.bench.now();
+        let queue = queue.into_shared();
+        let buffer = load.controller.buffer(512).expect("memory");
+        let read = queue.submit(load.namespace.read(0, buffer).tag(9));
+        let error = queue.block_on(read).expect_err("failed");
+        assert_eq!(error.status(), Some(status));
+        assert!(error.into_buffer().is_some());
+        let took = load.bench.now() - start;
+        assert_eq!(counters.injected("failed"), attempts);
+        assert_eq!(queue.counters().retried, attempts - 1);
+        assert!((least..least + 200).contains(&took.as_millis()), "{took:?}");
+        // Once it goes well, it has; a write is not sent again.
+        load.bench.inject([
+            Rule::command(Commands::io(NvmOpcode::READ)).answer(crd(0), 0).times(2),
+            Rule::command(Commands::io(NvmOpcode::WRITE)).answer(crd(0), 0).named("write"),
+        ]);
+        let buffer = load.controller.buffer(512).expect("memory");
+        let read = queue.submit(load.namespace.read(0, buffer).tag(9));
+        assert_eq!(queue.block_on(read).expect("at last").tag, 9);
+        let buffer = load.controller.buffer(512).expect("memory");
+        let before = queue.counters().retried;
+        assert!(queue.block_on(queue.submit(load.namespace.write(0, buffer))).is_err());
+        assert_eq!(queue.counters().retried, before);
+        drop(queue);
+        load.close();
+    }
+}
