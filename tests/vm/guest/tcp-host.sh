@@ -138,8 +138,8 @@ not_allowed() {
     rmdir "$nvmet/hosts/$host_nqn"
     echo 1 >"$nvmet/subsystems/$subsystem/attr_allow_any_host"
     note "refused after $refused ms, process and all; one that is let in identifies in $identified ms"
-    # Emulated processors: most of it is the start of the process.
-    grep -q "Invalid Host.*allow host nqn.2026-01.org.example:nobody" /tmp/refused.out && [ $refused -lt 2000 ]
+    # Most of it is the start of the process, on processors that are emulated and shared.
+    grep -q "Invalid Host.*allow host nqn.2026-01.org.example:nobody" /tmp/refused.out && [ $refused -lt $((identified + 500)) ]
 }
 check not-allowed not_allowed
 
@@ -156,6 +156,7 @@ rm "$nvmet/ports/2/subsystems/$subsystem" && rmdir "$nvmet/ports/2"
 target_restarts() {
     verify 32 4k "$3" 10s >/tmp/perf.out 2>&1 &
     restarting=$!
+    wait_for 20 has_connections
     for _ in 1 2; do
         sleep 1
         kill -0 $restarting || { cat /tmp/perf.out; return 1; }
