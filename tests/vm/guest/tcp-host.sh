@@ -157,7 +157,7 @@ target_restarts() {
     verify 32 4k "$3" 10s >/tmp/perf.out 2>&1 &
     restarting=$!
     wait_for 20 has_connections
-    for _ in 1 2; do
+    for _ in $4; do
         sleep 1
         kill -0 $restarting || { cat /tmp/perf.out; return 1; }
         if ! { $1 && wait_for 10 no_connections && $2 && wait_for 20 has_connections; }; then
@@ -172,9 +172,9 @@ target_restarts() {
         errors=$(sed -n 's/^ERRORS: \([0-9]*\) I.*/\1/p' /tmp/perf.out) && [ "${errors:-0}" -le 64 ]
 }
 export CHECK_SECONDS=90
-check target-restarts target_restarts target_leaves target_listens ,kato=1s
-check target-restarts-digests target_restarts target_leaves target_listens ,hdgst,ddgst,kato=1s
-check target-made-again target_restarts target_unmade target_made ,kato=1s
+check target-restarts target_restarts target_leaves target_listens ,kato=1s "1 2"
+check target-restarts-digests target_restarts target_leaves target_listens ,hdgst,ddgst,kato=1s "1 2"
+check target-made-again target_restarts target_unmade target_made ,kato=1s "1"
 
 # Outside the guest: packets instead of the loopback.
 if [ -n "$outside_host" ]; then
