@@ -22,6 +22,7 @@ use std::time::Duration;
 use doorbell_spec::command::Sqe;
 use doorbell_spec::register;
 use doorbell_spec::status::Status;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::doorbells::{DoorbellMemory, DoorbellPage};
 use crate::fault::state::Faults;
@@ -368,9 +369,15 @@ impl Controller {
         self.queues.signals = false;
         for vector in self.queues.posted_vectors() {
             if let Some(Some(eventfd)) = self.interrupts.get(usize::from(vector)) {
-                // The only failure is a counter at its maximum, and then the host has not looked yet.
-                let mut eventfd: &File = eventfd;
-                let _ = eventfd.write(&1u64.to_ne_bytes());
+                // A counter at its maximum has no room. The host has not looked yet, then, and nothing is missed; but the
+                // write would wait until it does, which it may never do.
+                let mut room = [PollFd::new(eventfd, PollFlags::OUT)];
+                let _ = poll(&mut room, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+                if room.iter().any(|it| it.revents().contains(PollFlags::OUT)) {
+                    let mut eventfd: &File = eventfd;
+                    // There was room just now.
+                    let _ = eventfd.write(&1u64.to_ne_bytes());
+                }
             }
         }
     }
