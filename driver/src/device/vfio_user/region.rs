@@ -13,6 +13,9 @@ use zerocopy::FromBytes;
 /// Capabilities that are looked through; the list must advance, so this is never reached by an honest server.
 const MAX_CAPABILITIES: usize = 64;
 
+/// What a file is mapped in multiples of.
+const PAGE: u64 = 4096;
+
 /// One region of a device.
 #[derive(Debug)]
 pub(super) struct Region {
@@ -74,6 +77,13 @@ impl Region {
         let (Some(file), Some(in_file)) = (self.files.get(index), in_file) else {
             return Err(format!("its offset {:x}h in the file cannot be", self.offset));
         };
+        // Only whole pages are mapped: doorbells elsewhere would not be aligned.
+        if !in_file.is_multiple_of(PAGE) {
+            return Err(format!(
+                "{} would begin at {in_file:x}h of its file, within a page",
+                range()
+            ));
+        }
         // Touching a page past the end of the file would be fatal.
         let metadata = file.metadata().map_err(|error| format!("its file: {error}"))?;
         let file_len = metadata.len();
@@ -194,6 +204,10 @@ mod tests {
         assert!(no_file.file(0x1000, 0x1000).is_err());
         let no_area = Region::parse(&info(SPARSE, &[]), vec![file(0x20000)]).unwrap();
         assert!(no_area.file(0x1000, 0x1000).unwrap_err().contains("none of the parts"));
+        let mut within = info(MMAP, &[]);
+        within[24] = 1;
+        let within = Region::parse(&within, vec![file(0x20000)]).unwrap();
+        assert!(within.file(0x1000, 0x1000).unwrap_err().contains("within a page"));
         let wraps = Region::parse(&info(SPARSE, &[(8, u64::MAX)]), vec![file(0x20000)]).unwrap();
         assert!(wraps.file(0x1000, 0x1000).is_err());
     }
