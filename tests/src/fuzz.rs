@@ -2,10 +2,17 @@
 //!
 //! Each takes any bytes at all, and panics where something does not hold that must.
 
+pub mod commands;
+pub mod completions;
 pub mod host;
+pub mod pages;
 pub mod pdu;
 pub mod port;
+pub mod registers;
+mod scene;
 pub mod storm;
+pub mod vfio_user_client;
+pub mod vfio_user_server;
 
 use std::fs;
 use std::path::PathBuf;
@@ -14,8 +21,18 @@ use std::path::PathBuf;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them; `tests/fuzz/Cargo.toml` has the same.
-pub const TARGETS: &[Target] =
-    &[("pdu", pdu::body), ("port", port::body), ("host", host::body), ("storm", storm::body)];
+pub const TARGETS: &[Target] = &[
+    ("pdu", pdu::body),
+    ("port", port::body),
+    ("host", host::body),
+    ("commands", commands::body),
+    ("completions", completions::body),
+    ("registers", registers::body),
+    ("pages", pages::body),
+    ("vfio_user_server", vfio_user_server::body),
+    ("vfio_user_client", vfio_user_client::body),
+    ("storm", storm::body),
+];
 
 /// The corpus of a target, in the order of the names of its files.
 ///
@@ -30,6 +47,11 @@ pub fn corpus(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
         .collect();
     files.sort();
     files.into_iter().map(|path| (path.clone(), fs::read(&path).expect("a file"))).collect()
+}
+
+/// File descriptors that this process has open.
+pub(crate) fn descriptors() -> usize {
+    fs::read_dir("/proc/self/fd").expect("descriptors").count()
 }
 
 /// Input of a fuzzer, from which bodies take what they need; behind its end there are zeroes.

@@ -9,5 +9,7 @@ pub mod model;
 pub mod port;
 pub mod process;
 pub mod proxy;
+pub mod ram;
 pub mod rig;
+pub mod watched;
 pub mod wire;

@@ -129,7 +129,11 @@ impl Wire {
             let mut control = RecvAncillaryBuffer::new(&mut space);
             let mut piece = [IoSliceMut::new(&mut bytes[have..])];
             let flags = RecvFlags::CMSG_CLOEXEC;
-            let received = recvmsg(&self.stream, &mut piece, &mut control, flags)?.bytes;
+            // A timeout on the socket makes signals end the call.
+            let received = match recvmsg(&self.stream, &mut piece, &mut control, flags) {
+                Err(rustix::io::Errno::INTR) => continue,
+                received => received?.bytes,
+            };
             for message in control.drain() {
                 if let RecvAncillaryMessage::ScmRights(rights) = message {
                     fds.extend(rights);

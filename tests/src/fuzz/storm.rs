@@ -146,9 +146,15 @@ impl Bytes<'_> {
 }
 
 /// Steps the device whenever the driver waits, and moves the faster the longer it waits.
-struct Weather {
+pub(super) struct Weather {
     device: Arc<Embedded>,
     now: Mutex<Duration>,
+}
+
+impl Weather {
+    pub(super) fn new(device: Arc<Embedded>) -> Self {
+        Self { device, now: Mutex::default() }
+    }
 }
 
 impl Clock for Weather {
@@ -165,10 +171,10 @@ impl Clock for Weather {
 
 /// What was sent and has not come back.
 #[derive(Default)]
-struct Open(BTreeMap<u64, bool>, u64);
+pub(super) struct Open(BTreeMap<u64, bool>, u64);
 
 impl Open {
-    fn submit(&mut self, queue: &mut Queue, io: Io) {
+    pub(super) fn submit(&mut self, queue: &mut Queue, io: Io) {
         let tag = self.1;
         let buffer = io.command().opcode() != 0;
         if queue.stage(io.tag(tag)).is_ok() {
@@ -177,7 +183,11 @@ impl Open {
         }
     }
 
-    fn poll(&mut self, queue: &mut Queue) {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn poll(&mut self, queue: &mut Queue) {
         queue.poll(|done| {
             let buffer = self
                 .0
@@ -185,6 +195,24 @@ impl Open {
                 .unwrap_or_else(|| panic!("{done:?} was not sent, or ended before"));
             assert_eq!(done.buffer.is_some(), buffer, "{done:?}");
         });
+    }
+
+    /// Lets time pass until everything has ended, which it does.
+    pub(super) fn settle(&mut self, queue: &mut Queue, clock: &dyn Clock) {
+        let start = clock.now();
+        let mut round = 0;
+        while !self.0.is_empty() {
+            self.poll(queue);
+            clock.pause(round, Duration::from_micros(100));
+            round += 1;
+            let waited = clock.now() - start;
+            assert!(
+                waited < Duration::from_secs(120),
+                "{:?} never ended; {:?}",
+                self.0,
+                queue.counters()
+            );
+        }
     }
 }
 
@@ -206,7 +234,7 @@ impl Scene {
         };
         let emulated = Emulated::new(subsystem, settings).expect("a controller");
         let device = Arc::new(Embedded::over("embedded:".into(), InProcess::stepped(emulated)));
-        let clock = Arc::new(Weather { device: device.clone(), now: Mutex::default() });
+        let clock = Arc::new(Weather::new(device.clone()));
         let mut config = Config::default();
         config.io_queues = 2;
         config.admin_timeout = Duration::from_millis(500);
@@ -274,20 +302,7 @@ impl Scene {
         }
         // The calm after it: whatever is out comes back.
         self.device.port().set_faults(None);
-        let start = self.clock.now();
-        let mut round = 0;
-        while !open.0.is_empty() {
-            open.poll(&mut queue);
-            self.clock.pause(round, Duration::from_micros(100));
-            round += 1;
-            let waited = self.clock.now() - start;
-            assert!(
-                waited < Duration::from_secs(120),
-                "{:?} never ended; {:?}",
-                open.0,
-                queue.counters()
-            );
-        }
+        open.settle(&mut queue, &*self.clock);
     }
 }
 
