@@ -262,6 +262,7 @@ fn what_changed_during_a_reset_is_found_after_it() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "thousands of polls")]
 fn firmware_is_activated_under_load() {
     let mut load = watched(4);
     let subsystem = load.bench.device.port().subsystem().clone();
@@ -299,6 +300,7 @@ fn firmware_is_activated_under_load() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "thousands of polls")]
 fn a_queue_alone_finds_out_that_firmware_has_been_activated() {
     let mut load = watched(4);
     let subsystem = load.bench.device.port().subsystem().clone();
@@ -319,6 +321,7 @@ fn a_queue_alone_finds_out_that_firmware_has_been_activated() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "thousands of polls")]
 fn firmware_that_takes_longer_than_it_may_ends_in_a_reset() {
     let bench = crate::bench::Bench::faulty([Rule::identify_controller(|page| page.mtfa.set(20))]);
     let mut load = Load::with(bench, 4);

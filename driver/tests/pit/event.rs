@@ -54,6 +54,7 @@ fn storm(event: AsyncEvent) -> (Load, Counters) {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "thousands of polls")]
 fn pit_55_an_event_at_every_request() {
     // Of a kind that nothing is known of, and of those that something is looked up for.
     for (aet, aei) in [(5, 0), (AsyncEvent::TYPE_NOTICE, 0), (AsyncEvent::TYPE_SMART, 1), (0, 1)] {
@@ -94,6 +95,7 @@ fn pit_55_an_event_at_every_request() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "thousands of polls")]
 fn pit_55_events_that_nobody_asks_for() {
     let (mut load, counters) = storm(AsyncEvent::new().with_aet(5));
     for _ in 0..500 {

@@ -161,6 +161,7 @@ fn pit_57_sizes_of_logs_that_the_controller_says() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "thousands of commands")]
 fn pit_57_lists_of_changes_that_the_controller_makes_up() {
     // Every entry another one, up to the highest; over and over the same; none in order; no end.
     let lists: [fn(u32) -> u32; 4] =
