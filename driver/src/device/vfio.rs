@@ -13,7 +13,7 @@
 //! file give all-ones. So no signal handler is needed, provided that
 //!
 //! - decoding stays on for as long as doorbells are mapped: the owner of a mapping keeps the function open, and only the
-//!   last to let go of the function turns it off ([`Open`]'s `Drop`); a reset does not touch it, and the power state is
+//!   last to let go of the function turns it off (`Open`'s `Drop`); a reset does not touch it, and the power state is
 //!   never changed;
 //! - a function that is given back while queues exist gives up its doorbells first. The kernel does not finish a removal
 //!   before its user has closed the function, mappings included, and asks for that by an eventfd
