@@ -1,7 +1,9 @@
 //! A process whose drive is taken away under load, again and again: what the guests of tests/vm run.
 //!
+//! ```text
 //! usage: removal-check BDF ROUNDS obey|detach|notice [BESIDE]
 //!        removal-check BDF taken-away
+//! ```
 //! Each round attaches the drive as soon as it is bound to vfio-pci, keeps three threads with a queue each busy, prints
 //! `attached ROUND`, waits until all of them have ended, and prints `ended ROUND`. On a request for the drive the driver
 //! detaches by itself (obey), the caller has it detached (detach), or nobody looks and the queues have to notice
