@@ -13,6 +13,17 @@ fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Shows the input that breaks something, for the corpus.
+struct Shown<'a>(&'a [u8]);
+
+impl Drop for Shown<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("{:02x?}", self.0);
+        }
+    }
+}
+
 #[test]
 #[cfg_attr(miri, ignore = "sockets, and hours")]
 fn every_corpus_passes() {
@@ -40,7 +51,9 @@ fn random_inputs_pass() {
         for _ in 0..inputs.unwrap_or(150) {
             let mut bytes = vec![0; random.below(400) as usize];
             random.fill(&mut bytes);
+            let shown = Shown(&bytes);
             body(&bytes);
+            drop(shown);
         }
     }
 }

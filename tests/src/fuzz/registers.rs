@@ -2,7 +2,8 @@
 //!
 //! Input: up to eight rules, each of a register, which of its reads, and what then; and a list of calls. The controller
 //! behind the registers is a good one. An attach works, or fails with an error that names the device; no memory is
-//! taken back while the controller could reach it; commands end once, with their buffers.
+//! taken back while the controller could reach it, unless it reads as a device that is gone; commands end once, with
+//! their buffers.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use doorbell_spec::register::offset;
 use doorbell_subsystem::fault::{Plan, Rule};
 
 use super::Input;
-use super::scene::Scene;
+use super::scene::{LONGEST, Scene};
 use super::storm::Open;
 
 const REGISTERS: [u64; 8] = [
@@ -25,15 +26,18 @@ const REGISTERS: [u64; 8] = [
     offset::AQA,
 ];
 
-/// One rule: register, act, first read and how many, and 64 bits of which few are set.
-fn rule(input: &mut Input<'_>) -> Rule {
+/// One rule: register, act, first read and how many, and 64 bits of which few are set. And whether the register
+/// then reads as all ones, as those of a device that was pulled out do.
+fn rule(input: &mut Input<'_>) -> (Rule, bool) {
     let (what, when) = (input.byte(), input.byte());
     let at = Rule::read(REGISTERS[usize::from(what & 7)]);
     let mut value = u64::from(input.half()) << (input.byte() & 63);
     if what & 0x80 != 0 {
         value |= u64::from(input.half()) | u64::from(input.half()) << 32;
     }
-    let rule = match what >> 3 & 7 {
+    let act = what >> 3 & 7;
+    let ones = act == 0 || (act != 4 && value as u32 == u32::MAX);
+    let rule = match act {
         0 => at.all_ones(),
         1..=3 => at.value(value),
         4 => at.clear_bits(value),
@@ -41,10 +45,11 @@ fn rule(input: &mut Input<'_>) -> Rule {
         _ => at.set_bits(value),
     };
     let rule = rule.after(u64::from(when & 0x1f));
-    match when >> 5 {
-        0 => rule,
-        times => rule.times(times.into()),
-    }
+    let times = match when >> 5 {
+        0 => u64::MAX,
+        times => times.into(),
+    };
+    (rule.times(times), ones)
 }
 
 /// What must hold for any bytes.
@@ -53,12 +58,16 @@ fn rule(input: &mut Input<'_>) -> Rule {
 /// If something does not.
 pub fn body(bytes: &[u8]) {
     let mut input = Input(bytes);
-    let scene = Scene::new();
+    let mut scene = Scene::new();
     let rules = input.byte() & 7;
-    let plan = (0..=rules).fold(Plan::new(1), |plan, _| plan.rule(rule(&mut input)));
+    let plan = (0..=rules).fold(Plan::new(1), |plan, _| {
+        let (rule, ones) = rule(&mut input);
+        scene.gone |= ones;
+        plan.rule(rule)
+    });
     scene.set(Some(plan));
     let Some(controller) = scene.attach() else {
-        assert!(scene.clock.now() < Duration::from_secs(4000), "{:?}", scene.clock.now());
+        assert!(scene.clock.now() < LONGEST, "{:?}", scene.clock.now());
         return;
     };
     calls(&mut input, &scene, &controller);
