@@ -74,8 +74,8 @@ struct State {
     passed: Vec<Passed>,
     /// Both ends of each connection that is neither ended nor stalled.
     carried: HashMap<usize, [TcpStream; 2]>,
-    /// Ends that stay open while nothing passes.
-    stalled: Vec<[TcpStream; 2]>,
+    /// Ends that stay open while nothing passes, and what the proxy has taken from one of them and not passed on.
+    stalled: Vec<([TcpStream; 2], Way, Vec<u8>)>,
 }
 
 #[derive(Debug, Default)]
@@ -152,9 +152,24 @@ impl Proxy {
         let carried = std::mem::take(&mut state.carried);
         let stalled = std::mem::take(&mut state.stalled);
         drop(state);
-        for pair in carried.into_values().chain(stalled) {
+        for pair in carried.into_values().chain(stalled.into_iter().map(|(pair, ..)| pair)) {
             reset(&pair);
         }
+    }
+
+    /// Passes on, long after everybody has given it up, what was held back when connections stalled; then waits until
+    /// whoever gets it has ended the connection. False if somebody has not within `longest`.
+    #[must_use]
+    pub fn deliver_late(&self, longest: Duration) -> bool {
+        let stalled = std::mem::take(&mut self.shared.lock().stalled);
+        stalled.into_iter().all(|([host, port], way, held)| {
+            let mut to = if way == Way::ToPort { port } else { host };
+            // One that has ended the connection already takes nothing.
+            let _ = to.write_all(&held);
+            let _ = to.set_read_timeout(Some(longest));
+            let open = |error: &std::io::Error| error.kind() == std::io::ErrorKind::WouldBlock;
+            !to.read_to_end(&mut Vec::new()).as_ref().is_err_and(open)
+        })
     }
 
     /// How many connections there have been.
@@ -224,7 +239,7 @@ fn pass(shared: &Shared, connection: usize, way: Way, mut from: TcpStream, mut t
         drop(state);
         let written = to.write_all(&bytes[..passing]);
         if let Some(plan) = plan.filter(|_| stopped) {
-            trip(shared, connection, plan.trouble);
+            trip(shared, connection, plan, &bytes[passing..got]);
             return;
         }
         if written.is_err() {
@@ -234,17 +249,17 @@ fn pass(shared: &Shared, connection: usize, way: Way, mut from: TcpStream, mut t
     }
 }
 
-/// The plan's moment has come.
-fn trip(shared: &Shared, connection: usize, trouble: Trouble) {
+/// The plan's moment has come; `held` does not pass.
+fn trip(shared: &Shared, connection: usize, plan: Plan, held: &[u8]) {
     let mut state = shared.lock();
     state.plan = None;
     if let Some(pair) = state.carried.remove(&connection) {
-        match trouble {
+        match plan.trouble {
             Trouble::Close => pair.iter().for_each(|stream| {
                 let _ = stream.shutdown(Shutdown::Both);
             }),
             Trouble::Reset => reset(&pair),
-            Trouble::Stall => state.stalled.push(pair),
+            Trouble::Stall => state.stalled.push((pair, plan.way, held.to_vec())),
         }
     }
     state.tripped = true;

@@ -168,6 +168,53 @@ fn a_controller_that_can_be_asked_to_stop_is_back_before_its_time_is_over() {
     });
 }
 
+/// The end of a write that the host has given up is delivered when the next write to the same blocks has long completed.
+#[test]
+fn a_write_of_before_the_loss_changes_nothing_after_it() {
+    within(LONGEST, || {
+        let port = port();
+        let proxy = Proxy::start(port.socket);
+        let controller = attach(proxy.address, ",kato=500ms,reconnect=10ms");
+        let namespace = controller.namespace(1).expect("a namespace");
+        let filled = |byte: u8| {
+            let mut buffer = controller.buffer(512).expect("memory");
+            buffer.fill(byte);
+            buffer
+        };
+        // Cut inside the header of the capsule, inside its data, and before the last byte.
+        for (round, after) in [4, 80, 72 + 511].into_iter().enumerate() {
+            let mut config = QueueConfig::default();
+            config.timeout = STEP;
+            let mut queue = controller.queue(config).expect("a queue");
+            read(&controller, &mut queue).expect("reads");
+            let (connection, way) = (proxy.connections() - 1, Way::ToPort);
+            let passed = proxy.passed().into_iter();
+            let message = passed.filter(|it| (it.connection, it.way) == (connection, way)).count();
+            proxy.arm(Plan { connection, way, message, after, trouble: Trouble::Stall });
+            let (stale, fresh) = (2 * round as u8 + 1, 2 * round as u8 + 2);
+            queue.stage(namespace.write(0, filled(stale)).tag(7)).expect("room");
+            queue.ring();
+            let mut outcome = None;
+            let started = Instant::now();
+            while outcome.is_none() {
+                assert!(started.elapsed() < LONGEST, "nothing happens");
+                controller.poll(|_| ());
+                queue.poll(|done| outcome = Some(done.outcome));
+                thread::yield_now();
+            }
+            assert_eq!(outcome, Some(Outcome::Indeterminate));
+            let write = |queue: &mut Queue| queue.run(namespace.write(0, filled(fresh)));
+            while let Err(error) = write(&mut queue) {
+                assert!(started.elapsed() < LONGEST, "{error}");
+                controller.poll(|_| ());
+            }
+            assert!(proxy.deliver_late(LONGEST), "the port keeps the old connection");
+            let done = read(&controller, &mut queue).expect("reads");
+            assert!(done.buffer.expect("a buffer").iter().all(|byte| *byte == fresh), "{after}");
+        }
+    });
+}
+
 /// A port that is forwarded has another address there than here, and the discovery log shows the one there.
 #[test]
 fn a_forwarded_port_is_attached_without_a_name_and_without_end() {
