@@ -5,6 +5,7 @@
 //! ([`reconnect`]), each within `Config::exchange_timeout`. Only what a caller waits for anyway blocks: attaching, admin
 //! commands, making a queue.
 
+mod loss;
 mod reconnect;
 
 use std::collections::BTreeMap;
@@ -15,9 +16,9 @@ use doorbell_spec::admin as commands;
 use doorbell_spec::fabrics::command::{property_get, property_set};
 use doorbell_spec::fabrics::connect::CNTLID_DYNAMIC;
 use doorbell_spec::identify::IdentifyController;
-use doorbell_spec::register::{Csts, offset};
 use doorbell_spec::status::Status;
 
+use self::loss::Stopping;
 use self::reconnect::{Back, Failed, Known, judge};
 use super::bringup::{Capabilities, Registers};
 use super::recovery::Recovery;
@@ -71,17 +72,8 @@ struct State {
     /// The connections of the association, to be ended with it; that of the admin queue, and those of the others.
     admin: Weak<Socket>,
     sockets: Vec<Weak<Socket>>,
-    /// What the controller of a lost association is being asked, so that it carries out nothing of it any more.
+    /// How far a lost association has come to its end.
     stopping: Option<Stopping>,
-}
-
-/// How far a controller is asked to stop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stopping {
-    /// CC.EN=0 is on its way, or CSTS asked for.
-    Asked,
-    /// CSTS is to be asked for.
-    Look,
 }
 
 /// An admin queue on which a controller has been brought up.
@@ -214,46 +206,6 @@ impl Fabric {
         Ok((link, epoch))
     }
 
-    /// The association `epoch` has been lost with one of its connections. `stop` says, if that is news, whether the
-    /// controller is asked to stop; its admin queue is kept until it has.
-    fn lost(&self, epoch: u64, error: LinkError, now: Duration, stop: impl FnOnce() -> bool) {
-        let mut state = lock(&self.state);
-        if !state.association.lost(epoch, error, now) {
-            return;
-        }
-        // Nothing that the kernel holds of any queue may reach the target from here on.
-        for socket in state.sockets.drain(..).filter_map(|socket| socket.upgrade()) {
-            socket.abort();
-        }
-        state.stopping = stop().then_some(Stopping::Asked);
-        if state.stopping.is_none() {
-            state.end_admin();
-        }
-    }
-
-    /// CC.EN=0 has been answered.
-    pub(super) fn stopping(&self, success: bool) {
-        let state = &mut *lock(&self.state);
-        match success {
-            true => state.stopping = state.stopping.map(|_| Stopping::Look),
-            false => state.stop_ends(),
-        }
-    }
-
-    /// CSTS has been read, or could not be.
-    pub(super) fn stopped(&self, csts: Option<Csts>, now: Duration) {
-        let state = &mut *lock(&self.state);
-        match csts {
-            Some(csts) if csts.rdy() => state.stopping = state.stopping.map(|_| Stopping::Look),
-            Some(_) if state.stopping.is_some() => {
-                // It has confirmed that nothing of the old association will be carried out.
-                state.association.is_quiet(now);
-                state.stop_ends();
-            }
-            _ => state.stop_ends(),
-        }
-    }
-
     /// Whether the controller can no longer be reached.
     pub(super) fn is_down(&self, now: Duration) -> bool {
         !is_up(&mut lock(&self.state), now)
@@ -276,21 +228,6 @@ impl Fabric {
 
     pub(super) fn answered(&self) {
         lock(&self.state).keep_alive.answered();
-    }
-}
-
-impl State {
-    /// The controller is not asked to stop any more: it has, or it will not say so.
-    fn stop_ends(&mut self) {
-        if self.stopping.take().is_some() {
-            self.end_admin();
-        }
-    }
-
-    fn end_admin(&mut self) {
-        if let Some(socket) = std::mem::take(&mut self.admin).upgrade() {
-            socket.abort();
-        }
     }
 }
 
@@ -434,7 +371,7 @@ impl Inner {
         }
         let (up, due) = {
             let state = &mut *lock(&fabric.state);
-            (is_up(state, now), state.association.is_due(now))
+            (is_up(state, now), state.is_due(now))
         };
         if due {
             // Whether or not the controller has said that it stopped: long enough has been waited.
@@ -448,7 +385,7 @@ impl Inner {
         self.take_events(admin);
         let epoch = lock(&fabric.state).association.epoch();
         if let Some(Violation::Lost(error)) = admin.failure() {
-            return fabric.lost(epoch, error, now, || false);
+            return fabric.lost(epoch, error, now, false);
         }
         let pulse = lock(&fabric.state).keep_alive.check(traffic, now);
         match pulse {
@@ -461,25 +398,8 @@ impl Inner {
             }
             Pulse::Lost => {
                 let error = LinkError::TimedOut { what: "Keep Alive", after: fabric.kato };
-                fabric.lost(epoch, error, now, || false);
+                fabric.lost(epoch, error, now, false);
             }
-        }
-    }
-
-    /// Looks whether the controller of a lost association has stopped.
-    fn see_it_stop(&self, fabric: &Fabric, admin: &mut Queue) {
-        if lock(&fabric.state).stopping.is_none() {
-            return;
-        }
-        self.take_events(admin);
-        let mut state = lock(&fabric.state);
-        if state.stopping == Some(Stopping::Look) {
-            let csts = Io::internal(property_get(offset::CSTS as u32, 4)).tag(STOPPED_TAG);
-            state.stopping = admin.submit(csts).is_ok().then_some(Stopping::Asked);
-        }
-        if admin.failure().is_some() || state.stopping.is_none() {
-            state.stopping.get_or_insert(Stopping::Asked);
-            state.stop_ends();
         }
     }
 
@@ -524,22 +444,18 @@ impl Keeper for Inner {
             return Standing::Over(LinkError::ShutDown);
         };
         // Whoever finds the admin queue in use leaves it to the one who uses it.
-        if let Ok(mut admin) = self.admin.try_lock() {
-            self.tend_admin(fabric, &mut admin, traffic);
+        let mut admin = self.admin.try_lock().ok();
+        self.part(fabric, admin.as_deref_mut());
+        if let Some(admin) = &mut admin {
+            self.tend_admin(fabric, admin, traffic);
         }
         lock(&fabric.state).association.standing(self.clock.now())
     }
 
     fn lost(&self, epoch: u64, error: LinkError) {
         let super::Link::Tcp(fabric) = &self.link else { return };
-        // A controller that can still be reached is asked to stop: then nothing old can happen any more.
-        let ask = || {
-            let cc = u32::from(self.capabilities.configuration());
-            let stop = Io::internal(property_set(offset::CC as u32, 4, cc.into())).tag(STOP_TAG);
-            let admin = self.admin.try_lock();
-            admin.is_ok_and(|mut admin| admin.failure().is_none() && admin.submit(stop).is_ok())
-        };
-        fabric.lost(epoch, error, self.clock.now(), ask);
+        fabric.lost(epoch, error, self.clock.now(), true);
+        self.part(fabric, self.admin.try_lock().ok().as_deref_mut());
     }
 
     fn reconnect(self: Arc<Self>, shape: Shape) -> Reconnection {

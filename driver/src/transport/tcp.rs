@@ -5,8 +5,8 @@
 //! and completions arrive many to a call, large data straight into the buffers.
 //!
 //! # Loss
-//! When a connection ends, its socket is closed first: the kernel drops what it holds, and no buffer is read or
-//! written after that. Then every command in flight ends once, with an [`Outcome`]. A queue of a
+//! When a connection ends, what has come is read, then its socket is closed: the kernel drops what it holds, and no
+//! buffer is read or written after that. Then every command in flight ends once, with an [`Outcome`]. A queue of a
 //! controller that may be connected again keeps what is staged from then on, and sends it when it is.
 
 pub(crate) mod association;
@@ -70,7 +70,7 @@ pub struct Tcp {
     usage: Usage,
     /// Why there is no connection.
     error: Option<LinkError>,
-    /// Sending has failed; what the target said before is still to be read.
+    /// Nothing is sent any more: that failed, or the association is lost. What the target said before is still to be read.
     broken: Option<LinkError>,
     /// The socket had no more when it was read last.
     drained: bool,
@@ -167,7 +167,7 @@ impl Tcp {
         let Some(socket) = &self.socket else { return Err(LinkError::Closed) };
         let (payload, rest) = self.connection.space();
         let room = payload.len() + rest.len();
-        let count = socket.receive(payload, rest)?;
+        let count = socket.receive(payload, rest).map_err(|error| self.broken.unwrap_or(error))?;
         if let Some(error) = self.broken.filter(|_| count == 0) {
             return Err(error);
         }
@@ -194,8 +194,9 @@ impl Tcp {
         let Some(keeper) = &self.keeper else { return };
         let standing = keeper.tend(std::mem::take(&mut self.traffic));
         self.next_look = self.clock.now().saturating_add(LOOK);
-        if self.error.is_none() && standing != Standing::Up(self.epoch) {
-            self.lose(LinkError::Association);
+        if standing != Standing::Up(self.epoch) {
+            // What the target said before is still to be read.
+            self.broken.get_or_insert(LinkError::Association);
         }
     }
 

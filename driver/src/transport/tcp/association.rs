@@ -81,6 +81,13 @@ impl Association {
         true
     }
 
+    /// Nothing more of the lost association is on its way to the controller than the network holds.
+    pub(crate) fn is_cut(&mut self, now: Duration) {
+        if let State::Down { quiet_at, .. } = &mut self.state {
+            *quiet_at = now.saturating_add(self.policy.quiesce);
+        }
+    }
+
     /// The controller has confirmed that nothing of the old association will be carried out any more.
     pub(crate) fn is_quiet(&mut self, now: Duration) {
         if let State::Down { quiet_at, .. } = &mut self.state {
@@ -234,6 +241,20 @@ mod tests {
         association.up();
         assert_eq!(association.standing(seconds(112)), Standing::Up(2));
         assert!(!association.lost(1, LinkError::Closed, seconds(113)), "late news of the old one");
+    }
+
+    #[test]
+    fn it_is_quiet_so_long_after_the_last_connection_was_cut() {
+        let mut association = Association::new(POLICY);
+        association.lost(1, LinkError::Closed, seconds(0));
+        association.is_cut(seconds(3));
+        assert!(!association.is_due(seconds(12)) && association.is_due(seconds(13)));
+        association.is_quiet(seconds(4));
+        assert!(association.is_due(seconds(4)));
+        let mut over = Association::new(Policy { reconnect: Duration::MAX, ..POLICY });
+        over.lost(1, LinkError::Closed, seconds(0));
+        over.is_cut(seconds(3));
+        assert_eq!(over.standing(seconds(100)), Standing::Over(LinkError::Closed));
     }
 
     #[test]
