@@ -1,7 +1,12 @@
 //! Runs every example with no argument, as a reader of the README would, and looks at what it prints.
 
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use doorbell_subsystem::fabrics::{Limits, Target};
 use doorbell_subsystem::port::Running;
@@ -108,7 +113,8 @@ fn a_wrong_address_is_explained() {
 /// A target in this process, with one namespace of 64 MiB in blocks of 512 bytes.
 struct Served {
     address: String,
-    _port: Running,
+    target: Arc<Target>,
+    port: Running,
 }
 
 impl Served {
@@ -116,19 +122,92 @@ impl Served {
         let namespace = NamespaceSpec::memory(64 << 20, 512).open().expect("memory");
         let subsystem = Subsystem::builder().namespace(namespace).build();
         let target = Target::new(subsystem, Limits::default()).expect("a target");
-        let server = Server::bind(target, &[([127, 0, 0, 1], 0).into()], 1).expect("a port");
-        let address = format!("tcp://{}", server.addresses()[0]);
-        Self { address, _port: server.spawn().expect("a thread") }
+        Self::at(target, ([127, 0, 0, 1], 0).into())
     }
+
+    fn at(target: Arc<Target>, socket: SocketAddr) -> Self {
+        let server = Server::bind(target.clone(), &[socket], 1).expect("a port");
+        let address = format!("tcp://{}", server.addresses()[0]);
+        Self { address, target, port: server.spawn().expect("a thread") }
+    }
+
+    /// Ends it, and serves the same again, at the same place.
+    fn again(self) -> Self {
+        let Self { address, target, port } = self;
+        port.stop().expect("serves until the end");
+        let socket = address.strip_prefix("tcp://").and_then(|it| it.parse().ok());
+        Self::at(target, socket.expect("an address"))
+    }
+}
+
+/// An example that goes on until it is ended, line by line.
+struct Going {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Going {
+    fn start(name: &str, words: &[&str]) -> Self {
+        let child = example(name).args(words).stdout(Stdio::piped()).spawn();
+        let mut child = child.expect("the example has been built");
+        let output = BufReader::new(child.stdout.take().expect("a pipe"));
+        let (send, lines) = mpsc::channel();
+        // Ends with the child.
+        thread::spawn(move || output.lines().map_while(Result::ok).all(|it| send.send(it).is_ok()));
+        Self { child, lines }
+    }
+
+    /// Waits for a line that is this one.
+    fn says(&self, words: &str) {
+        let mut before = Vec::new();
+        loop {
+            match self.lines.recv_timeout(Duration::from_secs(60)) {
+                Ok(line) if line.trim() == words => return,
+                Ok(line) => before.push(line),
+                Err(error) => panic!("{error} without '{words}': {before:#?}"),
+            }
+        }
+    }
+}
+
+impl Drop for Going {
+    fn drop(&mut self) {
+        let _ended = self.child.kill().and_then(|()| self.child.wait());
+    }
+}
+
+#[test]
+fn events_are_shown_as_they_come() {
+    let served = Served::start();
+    let address = format!("{},kato=60s,reconnect=10ms,quiesce=0", served.address);
+    let events = Going::start("events", &[&address]);
+    events.says("namespace 1: 64 MiB");
+    events.says("1 in all");
+    let more = NamespaceSpec::memory(1 << 20, 512).open().expect("memory");
+    let nsid = served.target.subsystem().add(more).expect("room");
+    events.says(&format!("Namespaces changed: {nsid}"));
+    events.says("namespace 2: 1 MiB");
+    events.says("2 in all");
+    served.target.subsystem().remove(nsid).expect("is there");
+    events.says("1 in all");
+    let served = served.again();
+    events.says("Connected again");
+    let more = NamespaceSpec::memory(2 << 20, 512).open().expect("memory");
+    served.target.subsystem().add(more).expect("room");
+    events.says("namespace 2: 2 MiB");
 }
 
 #[test]
 fn every_example_does_over_tcp_what_it_does_here() {
     let served = Served::start();
     let address = served.address.as_str();
-    let text = run("hello", &[address]);
-    assert_eq!(text.matches("Hello from userspace!").count(), 2, "{text}");
-    assert!(text.contains("The drive agrees."), "{text}");
+    // But for the first line, which says where it is.
+    let hello = |address: &str| {
+        let text = run("hello", &[address]);
+        assert!(text.contains("The drive agrees."), "{text}");
+        text.lines().skip(1).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(hello(address), hello("embedded:size=64MiB,block=512"));
 
     let json = |address: &str| -> serde_json::Value {
         serde_json::from_str(&run("identify", &["--json", address])).expect("is JSON")
