@@ -24,6 +24,8 @@ struct Seen {
     asq: u64,
     /// How often ASQ was written.
     epoch: u64,
+    /// A register has read as all ones, as all those of a device that is gone do.
+    gone: bool,
     /// Memory was taken away while the controller could have reached it.
     torn: u64,
 }
@@ -45,7 +47,8 @@ impl Watched {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How often memory was unmapped under an enabled controller.
+    /// How often memory was unmapped under an enabled controller that had never read as one that is gone; from that,
+    /// memory may be taken back at any time.
     #[must_use]
     pub fn torn(&self) -> u64 {
         self.seen().torn
@@ -111,7 +114,15 @@ impl Watched {
 
 impl Properties for Watched {
     fn read(&self, offset: u64, width: Width) -> Result<u64, DeviceError> {
-        self.inner.read(offset, width)
+        let value = self.inner.read(offset, width)?;
+        let ones = match width {
+            Width::Dword => u64::from(u32::MAX),
+            Width::Qword => u64::MAX,
+        };
+        if value == ones {
+            self.seen().gone = true;
+        }
+        Ok(value)
     }
 
     fn write(&self, offset: u64, width: Width, value: u64) -> Result<(), DeviceError> {
@@ -144,7 +155,7 @@ impl Device for Watched {
     fn unmap_dma(&self, iova: u64, len: u64) -> Result<(), DeviceError> {
         let reachable = self.inner.port().is_running();
         let mut seen = self.seen();
-        seen.torn += u64::from(reachable);
+        seen.torn += u64::from(reachable && !seen.gone);
         seen.mapped.retain(|(first, ..)| *first != iova);
         drop(seen);
         self.inner.unmap_dma(iova, len)

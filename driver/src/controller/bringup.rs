@@ -270,8 +270,11 @@ impl Registers<'_> {
                         csts.rdy()
                     });
             }
-            // SHN stays 0: a shutdown notification would let it finish commands into memory that is not ours.
-            self.write32(offset::CC, cc.with_en(false).with_shn(Cc::SHN_NONE).into())?;
+        }
+        // Also where EN reads as 0 already: what follows gives memory back, and a register that is wrong must not decide that.
+        // SHN stays 0: a shutdown notification would let it finish commands into memory that is not ours.
+        self.write32(offset::CC, cc.with_en(false).with_shn(Cc::SHN_NONE).into())?;
+        if cc.en() {
             self.delay(capabilities, Quirks::DELAY_READY);
         }
         self.wait("CSTS.RDY=0 after CC.EN=0", longest, false, |csts| !csts.rdy())

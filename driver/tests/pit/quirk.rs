@@ -164,7 +164,7 @@ fn delay_ready() {
 
 #[test]
 fn delay_after_reset() {
-    let rules = || vec![Rule::write(offset::CC).having(1, 0).lose().nth(2)];
+    let rules = || vec![Rule::write(offset::CC).having(1, 0).lose().nth(3)];
     each((0x8086, 0x0953), "delay-after-reset", rules, |bench| {
         let controller = bench.attach().expect("a controller");
         let before = bench.now();

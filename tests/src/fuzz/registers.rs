@@ -26,18 +26,15 @@ const REGISTERS: [u64; 8] = [
     offset::AQA,
 ];
 
-/// One rule: register, act, first read and how many, and 64 bits of which few are set. And whether the register
-/// then reads as all ones, as those of a device that was pulled out do.
-fn rule(input: &mut Input<'_>) -> (Rule, bool) {
+/// One rule: register, act, first read and how many, and 64 bits of which few are set.
+fn rule(input: &mut Input<'_>) -> Rule {
     let (what, when) = (input.byte(), input.byte());
     let at = Rule::read(REGISTERS[usize::from(what & 7)]);
     let mut value = u64::from(input.half()) << (input.byte() & 63);
     if what & 0x80 != 0 {
         value |= u64::from(input.half()) | u64::from(input.half()) << 32;
     }
-    let act = what >> 3 & 7;
-    let ones = act == 0 || (act != 4 && value as u32 == u32::MAX);
-    let rule = match act {
+    let rule = match what >> 3 & 7 {
         0 => at.all_ones(),
         1..=3 => at.value(value),
         4 => at.clear_bits(value),
@@ -49,7 +46,7 @@ fn rule(input: &mut Input<'_>) -> (Rule, bool) {
         0 => u64::MAX,
         times => times.into(),
     };
-    (rule.times(times), ones)
+    rule.times(times)
 }
 
 /// What must hold for any bytes.
@@ -58,13 +55,9 @@ fn rule(input: &mut Input<'_>) -> (Rule, bool) {
 /// If something does not.
 pub fn body(bytes: &[u8]) {
     let mut input = Input(bytes);
-    let mut scene = Scene::new();
+    let scene = Scene::new();
     let rules = input.byte() & 7;
-    let plan = (0..=rules).fold(Plan::new(1), |plan, _| {
-        let (rule, ones) = rule(&mut input);
-        scene.gone |= ones;
-        plan.rule(rule)
-    });
+    let plan = (0..=rules).fold(Plan::new(1), |plan, _| plan.rule(rule(&mut input)));
     scene.set(Some(plan));
     let Some(controller) = scene.attach() else {
         assert!(scene.clock.now() < LONGEST, "{:?}", scene.clock.now());

@@ -23,8 +23,6 @@ pub(super) struct Scene {
     device: Arc<Embedded>,
     pub(super) watched: Arc<Watched>,
     pub(super) clock: Arc<Weather>,
-    /// It reads as one that is not there any more. Memory may be taken back from that at any time.
-    pub(super) gone: bool,
 }
 
 impl Scene {
@@ -45,7 +43,7 @@ impl Scene {
         let device = Arc::new(Embedded::over("embedded:".into(), InProcess::stepped(emulated)));
         let watched = Arc::new(Watched::new(device.clone()));
         let clock = Arc::new(Weather::new(device.clone()));
-        Self { device, watched, clock, gone: false }
+        Self { device, watched, clock }
     }
 
     /// Misbehaves from now on, or no more.
@@ -73,7 +71,7 @@ impl Scene {
         let text = error.to_string();
         assert!(text.contains("embedded:"), "no address in {text:?}");
         assert!(
-            self.gone || self.watched.torn() == 0,
+            self.watched.torn() == 0,
             "memory was unmapped under an enabled controller: {text}"
         );
     }
@@ -93,10 +91,7 @@ impl Scene {
         let stats = memory.stats();
         assert!(stats.in_use == 0 || stats.leaked > 0, "{stats:?}");
         drop(memory);
-        assert!(
-            self.gone || self.watched.torn() == 0,
-            "memory was unmapped under an enabled controller"
-        );
+        assert!(self.watched.torn() == 0, "memory was unmapped under an enabled controller");
         assert!(self.clock.now() < LONGEST, "{:?}", self.clock.now());
     }
 }
