@@ -30,6 +30,8 @@ pub enum Trouble {
     Reset,
     /// Nothing passes any more, either way, and nobody is told.
     Stall,
+    /// Nothing passes that way until it is released.
+    Hold,
 }
 
 /// Trouble, and when: once `after` bytes of a message have passed.
@@ -67,6 +69,8 @@ const HEADER: usize = 8;
 struct State {
     plan: Option<Plan>,
     tripped: bool,
+    /// What is held may pass.
+    released: bool,
     /// New connections are taken and reset at once.
     refuses: bool,
     over: bool,
@@ -124,7 +128,13 @@ impl Proxy {
     pub fn arm(&self, plan: Plan) {
         let mut state = self.shared.lock();
         state.plan = Some(plan);
-        state.tripped = false;
+        (state.tripped, state.released) = (false, false);
+    }
+
+    /// Lets pass what is held.
+    pub fn release(&self) {
+        self.shared.lock().released = true;
+        self.shared.changed.notify_all();
     }
 
     /// Whether the trouble has come.
@@ -152,6 +162,7 @@ impl Proxy {
         let carried = std::mem::take(&mut state.carried);
         let stalled = std::mem::take(&mut state.stalled);
         drop(state);
+        self.shared.changed.notify_all();
         for pair in carried.into_values().chain(stalled.into_iter().map(|(pair, ..)| pair)) {
             reset(&pair);
         }
@@ -230,29 +241,43 @@ fn pass(shared: &Shared, connection: usize, way: Way, mut from: TcpStream, mut t
             let _ = to.shutdown(Shutdown::Write);
             return;
         }
-        let plan = state.plan.filter(|plan| (plan.connection, plan.way) == (connection, way));
-        let stop = plan.map(|plan| (plan.message, plan.after));
-        let (passing, stopped) = meter.count(&bytes[..got], stop, |kind, len| {
-            state.passed.push(Passed { connection, way, kind, len });
-        });
-        // Not under the lock: the other side may read slowly.
-        drop(state);
-        let written = to.write_all(&bytes[..passing]);
-        if let Some(plan) = plan.filter(|_| stopped) {
-            trip(shared, connection, plan, &bytes[passing..got]);
-            return;
-        }
-        if written.is_err() {
-            let _ = from.shutdown(Shutdown::Read);
-            return;
+        let mut rest = &bytes[..got];
+        while !rest.is_empty() {
+            let plan = state.plan.filter(|plan| (plan.connection, plan.way) == (connection, way));
+            let stop = plan.map(|plan| (plan.message, plan.after));
+            let (passing, stopped) = meter.count(rest, stop, |kind, len| {
+                state.passed.push(Passed { connection, way, kind, len });
+            });
+            // Not under the lock: the other side may read slowly.
+            drop(state);
+            let (now, later) = rest.split_at(passing);
+            let written = to.write_all(now);
+            if let Some(plan) = plan.filter(|_| stopped)
+                && trip(shared, connection, plan, later)
+            {
+                return;
+            }
+            if written.is_err() {
+                let _ = from.shutdown(Shutdown::Read);
+                return;
+            }
+            rest = later;
+            state = shared.lock();
         }
     }
 }
 
-/// The plan's moment has come; `held` does not pass.
-fn trip(shared: &Shared, connection: usize, plan: Plan, held: &[u8]) {
+/// The plan's moment has come; `held` does not pass now. True if nothing more does.
+fn trip(shared: &Shared, connection: usize, plan: Plan, held: &[u8]) -> bool {
     let mut state = shared.lock();
     state.plan = None;
+    state.tripped = true;
+    shared.changed.notify_all();
+    if plan.trouble == Trouble::Hold {
+        let waits = |state: &mut State| !state.released && state.carried.contains_key(&connection);
+        let state = shared.changed.wait_while(state, waits).expect("no panic under the lock");
+        return !state.carried.contains_key(&connection);
+    }
     if let Some(pair) = state.carried.remove(&connection) {
         match plan.trouble {
             Trouble::Close => pair.iter().for_each(|stream| {
@@ -260,10 +285,10 @@ fn trip(shared: &Shared, connection: usize, plan: Plan, held: &[u8]) {
             }),
             Trouble::Reset => reset(&pair),
             Trouble::Stall => state.stalled.push((pair, plan.way, held.to_vec())),
+            Trouble::Hold => {}
         }
     }
-    state.tripped = true;
-    shared.changed.notify_all();
+    true
 }
 
 /// Ends a connection towards both at once, with a reset.
