@@ -110,7 +110,7 @@ pub struct Args {
     #[arg(short = 'P', long, value_name = "N", default_value_t = 1, help_heading = "Load")]
     queues: usize,
     /// Ring the doorbell after at most so many commands [default: all that are ready; of drives
-    /// emulated by software an eighth of the depth, so that they begin on the first ones]
+    /// emulated by software of this machine an eighth of the depth, so that they begin on the first ones]
     #[arg(long, value_name = "N", help_heading = "Load")]
     batch: Option<u32>,
     /// Take at most so many completions in one poll [default: all that are there]

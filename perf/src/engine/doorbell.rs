@@ -16,6 +16,8 @@ pub struct Doorbell {
     blocks: u64,
     /// Software on a processor of this machine answers, perhaps on this very one.
     emulated: bool,
+    /// Ringing sends a message through the kernel.
+    messages: bool,
 }
 
 impl Doorbell {
@@ -26,8 +28,9 @@ impl Doorbell {
         buffers: Vec<Option<Buffer>>,
         blocks: u64,
     ) -> Self {
-        let emulated = !namespace.controller().address().starts_with("pcie:");
-        Self { queue, namespace, buffers: buffers.into_boxed_slice(), blocks, emulated }
+        let address = namespace.controller().address();
+        let (emulated, messages) = (!address.starts_with("pcie:"), address.starts_with("tcp:"));
+        Self { queue, namespace, buffers: buffers.into_boxed_slice(), blocks, emulated, messages }
     }
 
     #[inline(never)]
@@ -146,8 +149,8 @@ impl Engine for Doorbell {
 
     fn batch(&self) -> u32 {
         // A doorbell in memory costs little, and both sides then work at the same time. One across a bus costs more,
-        // and a real drive has enough to do.
-        if self.emulated { (self.depth() / 8).max(4) } else { u32::MAX }
+        // and a real drive has enough to do; a message costs more than several commands.
+        if self.emulated && !self.messages { (self.depth() / 8).max(4) } else { u32::MAX }
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {
