@@ -149,7 +149,8 @@ impl<T: Transport> Queue<T> {
         'slow: {
             // A transport that is called for it would have what is live here moved out of its way.
             if !self.transport.limits().direct {
-                break 'slow;
+                let io = Io { command, buffer, tag, kind, extent };
+                return self.enter_by_call(io).map(known_by);
             }
             let Some(memory) = &buffer else { break 'slow };
             if memory.home() != self.home || extent.home != self.home {
@@ -192,7 +193,18 @@ impl<T: Transport> Queue<T> {
 
     #[cold]
     #[inline(never)]
-    fn enter_slowly(&mut self, mut io: Io) -> Result<Ticket, Rejected> {
+    fn enter_slowly(&mut self, io: Io) -> Result<Ticket, Rejected> {
+        self.enter_checked(io)
+    }
+
+    /// The same where it is the usual way.
+    #[inline(never)]
+    fn enter_by_call(&mut self, io: Io) -> Result<Ticket, Rejected> {
+        self.enter_checked(io)
+    }
+
+    #[inline(always)]
+    fn enter_checked(&mut self, mut io: Io) -> Result<Ticket, Rejected> {
         if self.failure.is_some() || self.gate.is_closed() {
             return Err(self.full(io));
         }
@@ -212,28 +224,35 @@ impl<T: Transport> Queue<T> {
             return Err(Rejected { reason: Reason::Foreign, io });
         }
         let len = io.buffer.as_ref().map_or(0, |buffer| buffer.len());
-        let reason = match io.kind {
-            Kind::Invalid(why) => why.into(),
-            Kind::Internal => {
-                return self.enter_one(io, Handling::AsGiven, Holder::Caller);
-            }
+        let (handling, holder) = match io.kind {
             Kind::Blocks => match io.invalid() {
-                Some(why) => why.into(),
+                Some(why) => return Err(Rejected { reason: why.into(), io }),
                 None if io.extent.fits_one(io.command.slba()) && len <= self.max_transfer => {
-                    return self.enter_one(io, Handling::Exact, Holder::Caller);
+                    (Handling::Exact, Holder::Caller)
                 }
                 None => return self.begin(io),
             },
+            Kind::Invalid(why) => return Err(Rejected { reason: why.into(), io }),
+            Kind::Internal => (Handling::AsGiven, Holder::Caller),
             Kind::Whole | Kind::Raw if len > self.max_transfer => {
-                Reason::TooLong { len, max: self.max_transfer }
+                let reason = Reason::TooLong { len, max: self.max_transfer };
+                return Err(Rejected { reason, io });
             }
-            Kind::Whole => return self.enter_one(io, Handling::Exact, Holder::Caller),
+            Kind::Whole => (Handling::Exact, Holder::Caller),
             Kind::Raw => match self.guard_second_page(&mut io) {
-                Some(reason) => reason,
-                None => return self.enter_one(io, Handling::Guarded, Holder::Raw),
+                Some(reason) => return Err(Rejected { reason, io }),
+                None => (Handling::Guarded, Holder::Raw),
             },
         };
-        Err(Rejected { reason, io })
+        let data = Data { handling, ..io.buffer.as_ref().map_or(Data::NONE, Data::of) };
+        let Some(vacancy) = self.slots.vacancy() else { return Err(self.full(io)) };
+        let cid = vacancy.cid();
+        if self.transport.stage(vacancy.index(), cid, io.command, data).is_err() {
+            self.watch.stuck |= self.slots.in_flight() == 0;
+            return Err(self.full(io));
+        }
+        vacancy.fill(cid, io.buffer, io.tag, holder);
+        Ok(Ticket::Command(cid))
     }
 
     fn begin(&mut self, io: Io) -> Result<Ticket, Rejected> {
@@ -278,23 +297,6 @@ impl<T: Transport> Queue<T> {
         if self.attention {
             self.watch.hurry();
         }
-    }
-
-    fn enter_one(
-        &mut self,
-        io: Io,
-        handling: Handling,
-        holder: Holder,
-    ) -> Result<Ticket, Rejected> {
-        let data = Data { handling, ..io.buffer.as_ref().map_or(Data::NONE, Data::of) };
-        let Some(vacancy) = self.slots.vacancy() else { return Err(self.full(io)) };
-        let cid = vacancy.cid();
-        if self.transport.stage(vacancy.index(), cid, io.command, data).is_err() {
-            self.watch.stuck |= self.slots.in_flight() == 0;
-            return Err(self.full(io));
-        }
-        vacancy.fill(cid, io.buffer, io.tag, holder);
-        Ok(Ticket::Command(cid))
     }
 
     /// A controller that moves more than two pages takes the second for a list of addresses (see

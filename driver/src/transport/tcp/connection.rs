@@ -150,8 +150,13 @@ impl Connection {
         };
         let begins = self.outbox.end();
         let capsule = CapsuleCommand { common, sqe: sqe.with_cid(cid).with_sgl(sgl) };
-        let inline = if in_capsule { data } else { Piece::NONE };
-        self.queue(&common, capsule.as_bytes(), Source::Piece(inline));
+        if inline == 0 && !common.flags.hdgst() {
+            // By far the most frequent one, and nothing but its header.
+            self.outbox.header(capsule.as_bytes());
+        } else {
+            let inline = if in_capsule { data } else { Piece::NONE };
+            self.queue(&common, capsule.as_bytes(), Source::Piece(inline));
+        }
         let Some(command) = self.commands.get_mut(usize::from(slot)) else { return };
         let ends = self.outbox.end();
         *command = Command {
