@@ -6,13 +6,14 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, readv};
 use rustix::net::sockopt::{
     set_socket_linger, set_socket_recv_buffer_size, set_tcp_congestion, set_tcp_nodelay,
-    socket_error,
+    socket_error, socket_recv_buffer_size,
 };
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags, SocketType,
@@ -29,6 +30,19 @@ pub(crate) struct Socket {
 
 /// Bytes that the kernel holds of what a target of this machine has sent.
 const LOCAL_BUFFER: usize = 2 << 20;
+/// Whether it does: under a smaller limit (net.core.rmem_max, 208 KiB unless somebody raised it) it is better left alone.
+/// Told a size, it stays with what the limit allows; otherwise it finds out how much a connection needs, up to 6 MiB.
+static GRANTED: LazyLock<bool> = LazyLock::new(|| grants(LOCAL_BUFFER));
+
+fn grants(bytes: usize) -> bool {
+    let probe = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None);
+    let granted = probe.and_then(|probe| {
+        set_socket_recv_buffer_size(&probe, bytes)?;
+        socket_recv_buffer_size(&probe)
+    });
+    // It counts twice, for what it needs itself.
+    granted.is_ok_and(|granted| granted / 2 >= bytes)
+}
 
 impl Socket {
     /// Begins to connect to `peer`.
@@ -38,10 +52,11 @@ impl Socket {
         let fd = socket_with(family, SocketType::STREAM, flags, None)?;
         set_tcp_nodelay(&fd, true)?;
         if peer.ip().is_loopback() {
-            // Nothing to control there, and some of what does it sends by a timer (BBR). Without them it is slower, not
-            // wrong; the kernel may have a smaller limit.
+            // Nothing to control there, and some of what does it sends by a timer (BBR). Without it it is slower, not wrong.
             let _reno = set_tcp_congestion(&fd, "reno");
-            let _bytes = set_socket_recv_buffer_size(&fd, LOCAL_BUFFER);
+            if *GRANTED {
+                let _bytes = set_socket_recv_buffer_size(&fd, LOCAL_BUFFER);
+            }
         }
         // What is not sent when it is closed never will be.
         set_socket_linger(&fd, Some(Duration::ZERO))?;
@@ -112,5 +127,16 @@ fn lost(error: Errno) -> LinkError {
     match error {
         Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN => LinkError::Closed,
         error => LinkError::Socket { errno: error.raw_os_error() },
+    }
+}
+
+#[cfg(all(test, not(miri)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_does_not_grant_is_known() {
+        assert!(grants(4096));
+        assert!(!grants(i32::MAX as usize));
     }
 }

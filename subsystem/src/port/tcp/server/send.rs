@@ -2,15 +2,30 @@
 
 use std::io::{self, IoSlice};
 use std::net::TcpStream;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg, sockopt};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendFlags, SocketFlags, SocketType, sendmsg, socket_with,
+    sockopt,
+};
 
 use super::Slot;
 
 /// Bytes that the kernel holds for a host of this machine: several large reads, so that none is cut in two.
 const LOCAL_BUFFER: usize = 4 << 20;
+/// Whether it does: under a smaller limit (net.core.wmem_max, 208 KiB unless somebody raised it) it is better left alone.
+/// Told a size, it stays with what the limit allows; otherwise it finds out how much a connection needs, up to 4 MiB.
+static GRANTED: LazyLock<bool> = LazyLock::new(|| {
+    let probe = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None);
+    let granted = probe.and_then(|probe| {
+        sockopt::set_socket_send_buffer_size(&probe, LOCAL_BUFFER)?;
+        sockopt::socket_send_buffer_size(&probe)
+    });
+    // It counts twice, for what it needs itself.
+    granted.is_ok_and(|granted| granted / 2 >= LOCAL_BUFFER)
+});
 
 impl Slot {
     /// Bytes sent; 0 where the socket takes none now, or there are none.
@@ -54,5 +69,7 @@ impl Slot {
 pub(super) fn be_near(socket: &TcpStream) {
     // Without them it is slower, not wrong.
     let _ = sockopt::set_tcp_congestion(socket, "reno");
-    let _ = sockopt::set_socket_send_buffer_size(socket, LOCAL_BUFFER);
+    if *GRANTED {
+        let _ = sockopt::set_socket_send_buffer_size(socket, LOCAL_BUFFER);
+    }
 }
