@@ -25,7 +25,6 @@ use doorbell_spec::status::Status;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::doorbells::{DoorbellMemory, DoorbellPage};
-use crate::fault::state::Faults;
 use crate::memory::{HostMemory, MapError};
 use crate::subsystem::Subsystem;
 
@@ -139,7 +138,7 @@ pub struct Controller {
     /// Where the host keeps shadow doorbells, once it has said so.
     buffer: Option<DoorbellBuffer>,
     /// Misbehaviour, where it is wanted.
-    faults: Option<Box<Faults>>,
+    faults: Option<Box<faulty::Troubled>>,
     /// End of what CSTS.PP says.
     paused_until: Duration,
     idle_rounds: u32,

@@ -22,6 +22,8 @@ use std::time::Duration;
 use doorbell_spec::fabrics::{DISCOVERY_NQN, NqnError, check_nqn};
 
 use crate::controller::{ControllerConfig, ControllerError};
+use crate::fault::Plan;
+use crate::fault::state::Faults;
 use crate::subsystem::Subsystem;
 
 pub(crate) mod association;
@@ -121,6 +123,8 @@ pub struct Target {
     visible: RwLock<Visible>,
     associations: Mutex<BTreeMap<Key, Arc<Association>>>,
     hosts: Mutex<Hosts>,
+    /// The plan of faults of all controllers, at work.
+    faults: Mutex<Option<Arc<Mutex<Faults>>>>,
 }
 
 /// Discovery controllers have identifiers of their own: whether it is one, and its identifier.
@@ -179,6 +183,7 @@ impl Target {
             visible: RwLock::default(),
             associations: Mutex::default(),
             hosts: Mutex::default(),
+            faults: Mutex::default(),
         }))
     }
 
@@ -249,6 +254,17 @@ impl Target {
     /// GENCTR of the discovery log.
     pub fn generation(&self) -> u64 {
         self.genctr.load(Ordering::Acquire)
+    }
+
+    /// Connections that are made from now on misbehave as `plan` says, or not any more: their PDUs, their commands, the
+    /// registers of their controllers. All controllers are counted together; those for discovery lose PDUs at most.
+    pub fn set_faults(&self, plan: Option<Plan>) {
+        *lock(&self.faults) = plan.map(|plan| Arc::new(Mutex::new(Faults::of_fabrics(plan))));
+    }
+
+    /// The plan that new connections are under.
+    pub(crate) fn faults(&self) -> Option<Arc<Mutex<Faults>>> {
+        lock(&self.faults).clone()
     }
 
     fn change(&self, change: impl FnOnce(&mut Visible)) {
@@ -364,6 +380,6 @@ impl std::fmt::Debug for Target {
 }
 
 /// A thread that panicked while it held one of these has left a list that is as good as any.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

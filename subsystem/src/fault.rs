@@ -45,27 +45,41 @@
 //! | [`Rule::completion`] | lose, delay, duplicate, reorder, change any field, wrong phase, half-written, rewritten, flood |
 //! | [`Rule::reply`] | change the data of Identify, a log page or a feature |
 //! | [`Rule::read`], [`Rule::write`] | all-ones, bits set or cleared; a write lost or late |
-//! | [`Rule::function_reset`] | a function level reset without effect |
+//! | [`Rule::capabilities`], [`Rule::identify_controller`], [`Rule::identify_namespace`] | any field overridden |
+//! | [`Rule::never_ready`], [`Rule::function_reset`] | CC.EN=1, or a function level reset, without effect |
 //! | [`Rule::pdu`] | lose, delay, duplicate, reorder, corrupt, a wrong field or digest, truncate, half-written, close |
-//! | all but the last | fatal status (CSTS.CFS), vanish |
+//! | commands, completions, registers | fatal status (CSTS.CFS), vanish |
+//!
+//! # Behind a network
+//! [`Target::set_faults`](crate::fabrics::Target::set_faults), and `--faults` for `--tcp`, put all controllers of a target
+//! under one plan: what its rules count and how they throw their dice goes for all connections together, and lasts while
+//! hosts come and go. Registers are properties there. Fabrics commands are picked by [`Commands::fabrics`] alone. A
+//! controller that vanishes takes its connections with it, without another byte; a host that connects again finds a new one.
+//! One that fails carries out nothing but Property Get and Property Set until CC.EN=0. A read that is cut short sends less
+//! data than it says. What only rings have means nothing and is not counted: wrong phase, half-written, rewritten, function
+//! level reset. Discovery controllers fare well, but for their PDUs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub(crate) mod act;
+mod at;
 mod commands;
 #[cfg(feature = "fault-file")]
 mod field;
 #[cfg(feature = "fault-file")]
 pub mod file;
+pub(crate) mod held;
 pub(crate) mod pdu;
 pub(crate) mod rule;
 pub(crate) mod state;
 
+pub use at::{AtCommand, AtCompletion, AtPdu, AtRead, AtWrite};
 pub use commands::Commands;
 #[cfg(feature = "fault-file")]
 pub use file::PlanError;
 pub use pdu::Pdus;
-pub use rule::{AtCommand, AtCompletion, AtPdu, AtRead, AtWrite, Rule};
+pub use rule::Rule;
 
 /// A list of rules, and the seed of their dice.
 #[derive(Clone, Debug)]
@@ -90,11 +104,6 @@ impl Plan {
         self.counters.0.push(counter);
         self.rules.push(rule);
         self
-    }
-
-    /// Whether any rule is for PDUs.
-    pub(crate) fn has_pdus(&self) -> bool {
-        self.rules.iter().any(|rule| matches!(rule.place, rule::Place::Pdu(_)))
     }
 
     /// What the rules have done so far, in every controller that has this plan.

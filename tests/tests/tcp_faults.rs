@@ -1,4 +1,5 @@
-//! Faults of PDUs between our host and our port: each command ends once, what succeeds is right, and the next session works.
+//! Faults behind our port, as our host meets them: of PDUs, of commands and completions, of registers. Each command ends
+//! once, what succeeds is right, and the next session works.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,9 +8,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use doorbell::{Address, Config, Controller, Outcome, QueueConfig};
+use doorbell_spec::fabrics::command::Fctype;
 use doorbell_spec::fabrics::pdu::PduType;
+use doorbell_spec::nvm::NvmOpcode;
+use doorbell_spec::register::{Cap, offset};
+use doorbell_spec::status::Status;
 use doorbell_subsystem::fabrics::{Limits, Target};
-use doorbell_subsystem::fault::{AtPdu, Counters, Pdus, Plan, Rule};
+use doorbell_subsystem::fault::{AtPdu, Commands, Counters, Pdus, Plan, Rule};
 use doorbell_subsystem::port::Running;
 use doorbell_subsystem::port::tcp::Server;
 use doorbell_subsystem::{NamespaceSpec, Subsystem};
@@ -160,27 +165,134 @@ fn every_fault_of_every_pdu_ends_every_command_once() {
                     .flat_map(move |nth| FAULTS.iter().map(move |&fault| (kind, nth, fault)))
             })
             .collect();
-        let (next, injected) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        thread::scope(|scope| {
-            for _ in 0..8 {
-                scope.spawn(|| {
-                    while let Some(&(kind, nth, (name, fault))) =
-                        cases.get(next.fetch_add(1, Ordering::Relaxed))
-                    {
-                        let what = format!("{name} {kind:?} {nth}");
-                        let watch = Watch(what);
-                        let port = port(fault(Rule::pdu(Pdus::of(kind))).nth(nth));
-                        let _troubled = session(&port.address);
-                        injected.fetch_add(port.counters.total() as usize, Ordering::Relaxed);
-                        assert!(session(&port.address), "works again");
-                        drop(watch);
-                    }
-                });
-            }
+        all(&cases, |(kind, nth, (name, fault))| {
+            (format!("{name} {kind:?} {nth}"), fault(Rule::pdu(Pdus::of(*kind))).nth(*nth))
         });
-        let injected = injected.into_inner();
-        println!("{injected} faults in {} cases", cases.len());
-        assert!(injected * 10 >= cases.len() * 9, "{injected} of {}", cases.len());
+    });
+}
+
+/// Tries cases side by side: a session under each one's rule, and one after it. Nearly all of them must have met theirs.
+fn all<T: Sync>(cases: &[T], rule: impl Fn(&T) -> (String, Rule) + Sync) {
+    let (next, injected) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let (what, rule) = rule(case);
+                    let watch = Watch(what);
+                    let port = port(rule);
+                    let _troubled = session(&port.address);
+                    injected.fetch_add(usize::from(port.counters.total() != 0), Ordering::Relaxed);
+                    assert!(session(&port.address), "works again");
+                    drop(watch);
+                }
+            });
+        }
+    });
+    let injected = injected.into_inner();
+    println!("{injected} faults in {} cases", cases.len());
+    assert!(injected * 10 >= cases.len() * 9, "{injected} of {}", cases.len());
+}
+
+/// What a controller behind the port can do to a command or its completion, but for wrong data, which nobody could tell
+/// from right ones.
+const COMMAND_FAULTS: [(&str, fn(Commands) -> Rule); 19] = [
+    ("command lost", |which| Rule::command(which).lose()),
+    ("hangs", |which| Rule::command(which).hang()),
+    ("answered, not done", |which| Rule::command(which).answer(Status::INTERNAL_ERROR, 7)),
+    ("short", |which| Rule::command(which).short(700)),
+    ("fatal", |which| Rule::command(which).fatal()),
+    ("vanishes", |which| Rule::command(which).vanish()),
+    ("completion lost", |which| Rule::completion(which).lose()),
+    ("delayed", |which| Rule::completion(which).delay(Duration::from_millis(50))),
+    ("duplicate", |which| Rule::completion(which).duplicate()),
+    ("behind", |which| Rule::completion(which).reorder()),
+    ("flood", |which| Rule::completion(which).flood()),
+    ("other status", |which| {
+        Rule::completion(which).status(Status::NAMESPACE_NOT_READY.with_crd(1))
+    }),
+    ("other CID", |which| Rule::completion(which).cid(0xfffe)),
+    ("other generation", |which| Rule::completion(which).flip_cid(0x8000)),
+    ("other SQID", |which| Rule::completion(which).sqid(9)),
+    ("other SQHD", |which| Rule::completion(which).sqhd(0xfff0)),
+    ("other result", |which| Rule::completion(which).result(u64::MAX)),
+    ("fatal at the end", |which| Rule::completion(which).fatal()),
+    ("vanishes at the end", |which| Rule::completion(which).vanish()),
+];
+
+fn reads() -> Commands {
+    Commands::io(NvmOpcode::READ)
+}
+
+fn same(one: &Commands, other: &Commands) -> bool {
+    format!("{one:?}") == format!("{other:?}")
+}
+
+#[test]
+fn every_fault_of_commands_ends_every_command_once() {
+    within(Duration::from_secs(300), || {
+        let kinds: [fn() -> Commands; 5] = [
+            || Commands::fabrics(Fctype::CONNECT),
+            || Commands::fabrics(Fctype::PROPERTY_GET),
+            Commands::any_admin,
+            || Commands::io(NvmOpcode::WRITE),
+            reads,
+        ];
+        let cases: Vec<_> = kinds
+            .into_iter()
+            .flat_map(|kind| [1, 2].map(|nth| (kind, nth)))
+            .flat_map(|(kind, nth)| COMMAND_FAULTS.map(|(name, fault)| (kind, nth, name, fault)))
+            // Of what is cut short a host sees nothing but missing data, of a read.
+            .filter(|(kind, _, name, _)| *name != "short" || same(&kind(), &reads()))
+            .collect();
+        all(&cases, |(kind, nth, name, fault)| {
+            (format!("{name} {:?} {nth}", kind()), fault(kind()).nth(*nth))
+        });
+    });
+}
+
+#[test]
+fn every_fault_of_registers_ends_in_an_error_or_passes() {
+    within(Duration::from_secs(300), || {
+        let (read, write) = (Rule::read, Rule::write);
+        let rules: [(&str, &(dyn Fn() -> Rule + Sync)); 13] = [
+            ("CAP all ones", &|| read(offset::CAP).all_ones().nth(1)),
+            ("CAP zero", &|| read(offset::CAP).value(0).times(2)),
+            ("CAP.MQES", &|| {
+                Rule::capabilities(Cap::new().with_mqes_z(0xffff), Cap::new()).times(2)
+            }),
+            ("VS all ones", &|| read(offset::VS).all_ones().times(1)),
+            ("CSTS all ones", &|| read(offset::CSTS).all_ones().nth(1)),
+            ("CSTS all ones later", &|| read(offset::CSTS).all_ones().nth(2)),
+            ("CSTS.CFS", &|| read(offset::CSTS).set_bits(2).nth(1)),
+            ("CSTS fatal", &|| read(offset::CSTS).fatal().nth(1)),
+            ("CSTS vanishes", &|| read(offset::CSTS).vanish().nth(2)),
+            ("CC lost", &|| write(offset::CC).lose().nth(1)),
+            ("CC late", &|| write(offset::CC).delay(Duration::from_millis(100)).nth(1)),
+            ("CC fatal", &|| write(offset::CC).fatal().nth(1)),
+            ("CC vanishes", &|| write(offset::CC).vanish().nth(1)),
+        ];
+        all(&rules, |(name, rule)| ((*name).to_owned(), rule()));
+    });
+}
+
+/// What no host can see it does not; what comes back is what the rule made of it.
+#[test]
+fn wrong_data_arrive_as_the_plan_has_them() {
+    within(Duration::from_secs(60), || {
+        let port = port(Rule::command(Commands::io(NvmOpcode::READ)).corrupt(5, [0x80]).nth(1));
+        let address: Address = port.address.parse().expect("an address");
+        let controller = Controller::attach(&address, Config::default()).expect("attach");
+        let namespace = controller.namespace(1).expect("namespace");
+        let mut queue = controller.queue(QueueConfig::with_depth(8)).expect("queue");
+        let mut read = || {
+            let buffer = controller.buffer(SMALL).expect("memory");
+            queue.run(namespace.read(0, buffer)).expect("read").buffer.expect("a buffer").to_vec()
+        };
+        let mut wrong = vec![0; SMALL];
+        wrong[5] = 0x80;
+        assert!(read() == wrong);
+        assert!(read() == [0; SMALL]);
     });
 }
 

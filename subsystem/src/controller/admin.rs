@@ -123,7 +123,7 @@ impl Controller {
                     page_shift: self.page_shift,
                     pieces: &mut self.pieces,
                 };
-                let faults = self.faults.as_deref_mut();
+                let faults = self.faults.as_deref_mut().map(|faults| &mut faults.plan);
                 return self.core.admin_command(sqe, &mut PrpTransfer { sqe, prps, faults });
             }
         };

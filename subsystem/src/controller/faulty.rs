@@ -3,6 +3,8 @@
 //! Everything here runs only while there is a plan. Commands are then taken one at a time, which is slower and shows
 //! the same to a host as long as no rule picks anything.
 
+use std::time::Duration;
+
 use doorbell_spec::admin::AdminOpcode;
 use doorbell_spec::command::Sqe;
 use doorbell_spec::completion::Cqe;
@@ -12,18 +14,53 @@ use super::io_command::{Io, Prps};
 use super::queue::{Answer, CompletionQueue};
 use super::{BURST, Controller};
 use crate::fault::Plan;
-use crate::fault::rule::Delivery;
-use crate::fault::state::{self, Faults, Held, Until, Verdict};
+use crate::fault::act::Delivery;
+use crate::fault::held::{Held, LateWrite, Until, Withheld};
+use crate::fault::state::{self, Faults, Verdict};
 
 /// How long a completion waits for another one to go first.
-const BEHIND: std::time::Duration = std::time::Duration::from_millis(1);
+const BEHIND: Duration = Duration::from_millis(1);
+
+/// A plan at work in a controller.
+pub(super) struct Troubled {
+    pub(super) plan: Faults,
+    withheld: Withheld,
+    /// The controller has vanished for good.
+    vanished: bool,
+    /// The admin command fetched last.
+    admin: Sqe,
+    /// Entries of which only the phase has been written: completion queue, place, entry.
+    halves: Vec<(u16, u32, [u64; 2])>,
+}
+
+impl Troubled {
+    fn new(plan: Plan) -> Self {
+        let (plan, withheld) = (Faults::new(plan), Withheld::default());
+        Self { plan, withheld, vanished: false, admin: Sqe::new(0), halves: Vec::new() }
+    }
+
+    /// What a Controller Reset clears. What the registers were told late stays.
+    pub(super) fn reset(&mut self) {
+        self.withheld.completions.clear();
+        self.halves.clear();
+    }
+
+    /// Entries of a completion queue that held completions will need.
+    pub(super) fn held_for(&self, cqid: u16) -> u32 {
+        self.withheld.held_for(cqid)
+    }
+
+    fn hold(&mut self, until: Until, cqid: u16, answer: Answer) {
+        self.withheld.completions.push(Held { until, cqid, answer });
+    }
+}
 
 impl Controller {
     /// Misbehaves from now on as `plan` says, or not any more. Completions that the plan before held back are lost; a
     /// controller that had vanished is there again, as after power on.
     pub fn set_faults(&mut self, plan: Option<Plan>) {
         let vanished = self.faults.as_ref().is_some_and(|faults| faults.vanished);
-        self.faults = plan.map(|plan| Box::new(Faults::new(plan)));
+        self.faults = plan.map(|plan| Box::new(Troubled::new(plan)));
         if vanished {
             self.reset();
         }
@@ -37,7 +74,7 @@ impl Controller {
     /// Lets what was decided about the whole controller happen; true where that was its end.
     fn meet_fate(&mut self) -> bool {
         let Some(faults) = &mut self.faults else { return false };
-        let fate = faults.fate();
+        let fate = faults.plan.fate();
         if fate.vanish {
             faults.vanished = true;
             self.running = false;
@@ -52,7 +89,7 @@ impl Controller {
     pub(super) fn poll_faults(&mut self) -> usize {
         let mut count = 0;
         while let Some(write) =
-            self.faults.as_mut().and_then(|faults| faults.due_write(self.core.now))
+            self.faults.as_mut().and_then(|faults| faults.withheld.due_write(self.core.now))
         {
             self.write_register(write.at, write.value);
             count += 1;
@@ -73,7 +110,8 @@ impl Controller {
             Until::Time(time) | Until::Next(time) => time <= now,
             Until::Abort => false,
         };
-        while let Some(held) = self.faults.as_mut().and_then(|faults| faults.release(due)) {
+        while let Some(held) = self.faults.as_mut().and_then(|faults| faults.withheld.release(due))
+        {
             self.post_held(&held);
             count += 1;
         }
@@ -129,7 +167,7 @@ impl Controller {
             let sqhd = submission.head as u16;
             let mut answer =
                 Answer { sqid, sqhd, cid: sqe.cid(), status: Status::SUCCESS, result: 0 };
-            match faults.command(sqid, &sqe) {
+            match faults.plan.command(sqid, &sqe) {
                 Verdict::Lose => {
                     self.meet_fate();
                     continue;
@@ -171,7 +209,7 @@ impl Controller {
     fn hang(&mut self, cqid: u16, answer: Answer) {
         if let Some(faults) = &mut self.faults {
             let answer = Answer { status: Status::ABORTED_BY_REQUEST, ..answer };
-            faults.held.push(Held { until: Until::Abort, cqid, answer });
+            faults.hold(Until::Abort, cqid, answer);
         }
     }
 
@@ -180,7 +218,7 @@ impl Controller {
     pub(super) fn admin_fetched(&mut self, sqe: &Sqe) -> bool {
         let Some(faults) = &mut self.faults else { return true };
         faults.admin = *sqe;
-        let verdict = faults.command(0, sqe);
+        let verdict = faults.plan.command(0, sqe);
         match verdict {
             Verdict::Proceed(_) => return true,
             Verdict::Lose => {
@@ -211,14 +249,14 @@ impl Controller {
 
     fn post_faulty(&mut self, cqid: u16, sqe: &Sqe, mut answer: Answer) {
         let Some(faults) = &mut self.faults else { return };
-        let delivery = faults.completion(sqe, &mut answer);
+        let delivery = faults.plan.completion(sqe, &mut answer);
         if self.meet_fate() {
             return;
         }
         let now = self.core.now;
         let Some(faults) = &mut self.faults else { return };
         let Some(completion) = self.queues.completion(cqid) else { return };
-        let mut hold = |until| faults.held.push(Held { until, cqid, answer });
+        let mut hold = |until| faults.hold(until, cqid, answer);
         let memory = &self.memory;
         let reachable = match delivery {
             Delivery::Lost => return,
@@ -252,7 +290,9 @@ impl Controller {
             self.fail();
         }
         let behind = |held: &Held| held.cqid == cqid && matches!(held.until, Until::Next(_));
-        while let Some(held) = self.faults.as_mut().and_then(|faults| faults.release(behind)) {
+        while let Some(held) =
+            self.faults.as_mut().and_then(|faults| faults.withheld.release(behind))
+        {
             self.post_held(&held);
         }
     }
@@ -261,7 +301,7 @@ impl Controller {
     pub(super) fn abort_held(&mut self, sqid: u16, cid: u16) -> bool {
         let Some(faults) = &mut self.faults else { return false };
         let target = |held: &Held| held.answer.sqid == sqid && held.answer.cid == cid;
-        let Some(mut held) = faults.release(target) else { return false };
+        let Some(mut held) = faults.withheld.release(target) else { return false };
         held.answer.status = Status::ABORTED_BY_REQUEST;
         self.post_held(&held);
         true
@@ -270,7 +310,8 @@ impl Controller {
     /// Ends the commands of a submission queue that were held back, because it is deleted (TGT-4).
     pub(super) fn end_held(&mut self, sqid: u16) {
         let of_queue = |held: &Held| held.answer.sqid == sqid;
-        while let Some(mut held) = self.faults.as_mut().and_then(|faults| faults.release(of_queue))
+        while let Some(mut held) =
+            self.faults.as_mut().and_then(|faults| faults.withheld.release(of_queue))
         {
             if held.until == Until::Abort {
                 held.answer.status = Status::ABORTED_SQ_DELETION;
@@ -286,7 +327,7 @@ impl Controller {
         if faults.vanished {
             return u32::MAX;
         }
-        let shown = faults.read(at, value);
+        let shown = faults.plan.read(at, value);
         match self.meet_fate() {
             // Seen at once by the read that brought it about.
             true => {
@@ -305,14 +346,17 @@ impl Controller {
         if faults.vanished {
             return false;
         }
-        let effective = faults.write(at, value, now);
-        !self.meet_fate() && effective
+        let late = faults.plan.write(at, value);
+        if let Some(by) = late.filter(|by| *by != Duration::ZERO) {
+            faults.withheld.writes.push(LateWrite { due: now + by, at, value });
+        }
+        !self.meet_fate() && late == Some(Duration::ZERO)
     }
 
     /// A function level reset is asked for; whether it takes effect.
     pub(super) fn resettable(&mut self) -> bool {
         match &mut self.faults {
-            Some(faults) => !faults.vanished && faults.function_reset(),
+            Some(faults) => !faults.vanished && faults.plan.function_reset(),
             None => true,
         }
     }

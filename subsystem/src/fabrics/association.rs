@@ -38,6 +38,8 @@ pub(crate) struct Association {
     /// Keep Alive Timeout of the Connect, in milliseconds.
     connect_kato: u32,
     ended: AtomicBool,
+    /// The controller has failed by a rule of a plan of faults; it takes no more commands until it is reset.
+    failed: AtomicBool,
     /// Counts enablings; 0 while the controller is not ready.
     epoch: AtomicU32,
     write_through: AtomicBool,
@@ -144,6 +146,7 @@ impl Association {
             host,
             connect_kato: kato,
             ended: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
             epoch: AtomicU32::new(0),
             write_through: AtomicBool::new(false),
             kato: AtomicU32::new(round(kato)),
@@ -237,6 +240,17 @@ impl Association {
         self.end();
     }
 
+    /// The controller fails, by a rule of a plan of faults.
+    pub(crate) fn fail(&self) {
+        self.failed.store(true, Ordering::SeqCst);
+        lock(&self.admin).registers.csts.set_cfs(true);
+    }
+
+    /// Whether it has failed so.
+    pub(crate) fn is_failed(&self) -> bool {
+        self.failed.load(Ordering::SeqCst)
+    }
+
     /// Keeps an error for the error log.
     #[cold]
     pub(crate) fn record(&self, qid: u16, sqe: &Sqe, status: Status) -> Status {
@@ -320,6 +334,7 @@ impl Association {
     /// Controller Reset: I/O queues, events and features go; the association and its admin queue stay.
     fn disable(&self, admin: &mut Admin) {
         self.epoch.store(0, Ordering::Release);
+        self.failed.store(false, Ordering::SeqCst);
         admin.registers.csts = Csts::new();
         admin.core.forget();
         admin.core.features.kato = self.connect_kato;

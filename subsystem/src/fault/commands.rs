@@ -4,6 +4,7 @@ use std::ops::{Bound, Range, RangeBounds, RangeInclusive};
 
 use doorbell_spec::admin::AdminOpcode;
 use doorbell_spec::command::Sqe;
+use doorbell_spec::fabrics::command::Fctype;
 use doorbell_spec::nvm::NvmOpcode;
 
 /// Which commands a rule looks at. Starts with a kind and is narrowed from there.
@@ -15,6 +16,7 @@ pub struct Commands {
     nsid: Option<u32>,
     blocks: Option<Range<u64>>,
     selector: Option<u8>,
+    fctype: Option<u8>,
 }
 
 impl Commands {
@@ -25,6 +27,7 @@ impl Commands {
         nsid: None,
         blocks: None,
         selector: None,
+        fctype: None,
     };
 
     /// Every command, of the admin queue as well.
@@ -55,6 +58,13 @@ impl Commands {
     #[must_use]
     pub fn admin(opcode: AdminOpcode) -> Self {
         Self { opcode: Some(opcode.0), ..Self::any_admin() }
+    }
+
+    /// Fabrics commands of this type. No other selection has any of them: what a plan says of the commands of a queue
+    /// holds for the queue over a network as well. The queue of Connect is the one that it is for.
+    #[must_use]
+    pub fn fabrics(fctype: Fctype) -> Self {
+        Self { opcode: Some(AdminOpcode::FABRICS.0), fctype: Some(fctype.0), ..Self::ALL }
     }
 
     /// Only those of these submission queues.
@@ -121,7 +131,10 @@ impl Commands {
         let opcode = NvmOpcode(sqe.opcode());
         let without = matches!(opcode, NvmOpcode::FLUSH | NvmOpcode::DATASET_MANAGEMENT);
         let count = if without { 1 } else { u64::from(sqe.nlb_z()) + 1 };
+        let fabrics = AdminOpcode::FABRICS.0;
         self.queues.contains(&queue)
+            && (!sqe.is_fabrics() || self.opcode == Some(fabrics))
+            && self.fctype.is_none_or(|fctype| Fctype(fctype) == sqe.fctype())
             && self.opcode.is_none_or(|opcode| opcode == sqe.opcode())
             && self.cid.is_none_or(|cid| cid == sqe.cid())
             && self.nsid.is_none_or(|nsid| nsid == sqe.nsid)

@@ -1,6 +1,7 @@
 //! What a file can name: fields of CAP, of Identify Controller and of Identify Namespace, registers, opcodes and PDUs.
 
 use doorbell_spec::admin::AdminOpcode;
+use doorbell_spec::fabrics::command::Fctype;
 use doorbell_spec::fabrics::pdu::PduType;
 use doorbell_spec::identify::{IdentifyController, IdentifyNamespace};
 use doorbell_spec::nvm::NvmOpcode;
@@ -122,14 +123,15 @@ pub(super) fn pdu(name: &str) -> Option<PduType> {
     })
 }
 
-/// An opcode, of an I/O command or of an admin command.
+/// An opcode, of an I/O command or of an admin command, or the type of a Fabrics command.
 pub(super) enum Opcode {
     Io(NvmOpcode),
     Admin(AdminOpcode),
+    Fabrics(Fctype),
 }
 
 pub(super) fn opcode(name: &str) -> Option<Opcode> {
-    use Opcode::{Admin, Io};
+    use Opcode::{Admin, Fabrics, Io};
     Some(match name {
         "flush" => Io(NvmOpcode::FLUSH),
         "write" => Io(NvmOpcode::WRITE),
@@ -150,6 +152,10 @@ pub(super) fn opcode(name: &str) -> Option<Opcode> {
         "asynchronous-event-request" => Admin(AdminOpcode::ASYNC_EVENT_REQUEST),
         "keep-alive" => Admin(AdminOpcode::KEEP_ALIVE),
         "format-nvm" => Admin(AdminOpcode::FORMAT_NVM),
+        "connect" => Fabrics(Fctype::CONNECT),
+        "property-get" => Fabrics(Fctype::PROPERTY_GET),
+        "property-set" => Fabrics(Fctype::PROPERTY_SET),
+        "disconnect" => Fabrics(Fctype::DISCONNECT),
         "doorbell-buffer-config" => Admin(AdminOpcode::DOORBELL_BUFFER_CONFIG),
         _ => return None,
     })

@@ -46,6 +46,7 @@
 //! | `completion` | `lose`, `delay` (`by`), `duplicate`, `reorder`, `wrong-phase`, `half-written`, `rewritten`, `flood`, `status` (`status`), `cid` (`value`), `flip-cid` (`value`), `sqid` (`value`), `sqhd` (`value`), `result` (`value`), `fatal`, `vanish` |
 //! | `read` (`register`) | `all-ones`, `value` (`value`), `set-bits` (`value`), `clear-bits` (`value`), `fatal`, `vanish` |
 //! | `write` (`register`, `having`) | `lose`, `delay` (`by`), `fatal`, `vanish` |
+//! | `never-ready` | nothing: CC.EN=1 is taken no notice of |
 //! | `function-reset` | `lose` |
 //! | `pdu` (`kind`, `from`) | `lose`, `delay` (`by`), `duplicate`, `reorder`, `corrupt` (`offset`, `flip`), `field` (`offset`, `flip`), `wrong-digest`, `truncate` (`bytes`), `half-written` (`bytes`, `by`), `close` (`bytes`) |
 //! | `reply` | nothing: the data of the reply get `value` (bytes or text) at `offset` |
@@ -55,6 +56,7 @@
 //! # Which and when
 //! - `opcode`: a name such as `"read"`, `"write-zeroes"`, `"identify"`, `"create-io-sq"`, or a number; with a number,
 //!   say `queue` as well.
+//!   Fabrics commands are picked by their names alone: `"connect"`, `"property-get"`, `"property-set"`, `"disconnect"`.
 //! - `queue`: `"io"`, `"admin"`, a number, or the first and the last of several: `[1, 4]`.
 //! - `cid`, `nsid`, `blocks = [first, last]`, `selector` (bits 7:0 of dword 10: CNS, LID or FID).
 //! - `register`: a name such as `"CSTS"`, or an offset. `having = [mask, value]` narrows writes.
@@ -229,6 +231,7 @@ impl Reader<'_> {
                 "lose" => Ok(Rule::function_reset()),
                 _ => Err(self.no_act("lose")),
             },
+            "never-ready" => Ok(Rule::never_ready()),
             "pdu" => self.pdu(),
             "reply" => {
                 let (at, bytes) = (self.rule.offset.unwrap_or(0), self.bytes(None)?);
@@ -246,7 +249,7 @@ impl Reader<'_> {
                 Ok(Rule::capabilities(mask, cap))
             }
             other => {
-                let places = "command, completion, reply, read, write, function-reset, pdu, identify-controller, identify-namespace, capabilities";
+                let places = "command, completion, reply, read, write, never-ready, function-reset, pdu, identify-controller, identify-namespace, capabilities";
                 Err(self.wrong(
                     at.span(),
                     "at",
@@ -406,6 +409,7 @@ impl Reader<'_> {
                 Some((NameOrNumber::Name(name), span)) => match field::opcode(name) {
                     Some(field::Opcode::Io(opcode)) => Commands::io(opcode),
                     Some(field::Opcode::Admin(opcode)) => Commands::admin(opcode),
+                    Some(field::Opcode::Fabrics(fctype)) => Commands::fabrics(fctype),
                     None => {
                         let what = format!(
                             "'{name}' is no command's name; a number will do, with `queue`"

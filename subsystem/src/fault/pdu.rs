@@ -12,7 +12,8 @@ use doorbell_spec::fabrics::header::Side;
 use doorbell_spec::fabrics::pdu::{CommonHeader, PduType};
 use zerocopy::FromBytes;
 
-use super::rule::{Act, Delivery, Place};
+use super::act::{Act, Delivery};
+use super::rule::Place;
 use super::state::Faults;
 
 /// A PDU longer than this is none: what follows is passed on as it comes.
@@ -225,10 +226,11 @@ pub(crate) struct Wire {
 }
 
 impl Wire {
-    /// A new connection under a plan at work in all of its server's connections.
-    pub(crate) fn new(faults: &Arc<Mutex<Faults>>) -> Self {
+    /// A new connection under a plan at work in all connections of a target; `None` where that has no rule for PDUs.
+    pub(crate) fn new(faults: &Arc<Mutex<Faults>>) -> Option<Self> {
         let (to_port, to_host) = (Stream::new(Side::Host), Stream::new(Side::Controller));
-        Self { faults: Arc::clone(faults), to_port, to_host }
+        let pdus = faults.lock().unwrap_or_else(PoisonError::into_inner).has_pdus();
+        pdus.then(|| Self { faults: Arc::clone(faults), to_port, to_host })
     }
 
     /// The host has sent `bytes`.

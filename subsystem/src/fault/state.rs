@@ -1,13 +1,14 @@
-//! A plan at work in one controller: what has been seen, the dice, and what is held back.
+//! A plan at work, in one controller or in all behind a port: what has been seen, and the dice.
 //!
-//! Decides only. The controller does what is decided, in `controller/faulty.rs`.
+//! Decides only. What is decided is done in `controller/faulty.rs` and in `port/tcp/faulty.rs`.
 
 use std::time::Duration;
 
 use doorbell_spec::command::Sqe;
 use doorbell_spec::completion::Cqe;
 
-use super::rule::{Act, DataFault, Delivery, Field, Place, Rule};
+use super::act::{Act, DataFault, Delivery, Field};
+use super::rule::{Place, Rule};
 use super::{Counters, Plan};
 use crate::controller::queue::Answer;
 
@@ -27,34 +28,10 @@ pub(crate) struct Fate {
     pub(crate) vanish: bool,
 }
 
-/// A completion that has not been posted yet.
-pub(crate) struct Held {
-    pub(crate) until: Until,
-    pub(crate) cqid: u16,
-    pub(crate) answer: Answer,
-}
-
-/// When a held completion is posted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Until {
-    /// At this time.
-    Time(Duration),
-    /// After the next completion of its queue, or at this time where none comes.
-    Next(Duration),
-    /// The command is aborted.
-    Abort,
-}
-
-/// A register write that takes effect later.
-#[derive(Clone, Copy)]
-pub(crate) struct LateWrite {
-    pub(crate) due: Duration,
-    pub(crate) at: u64,
-    pub(crate) value: u32,
-}
-
 struct Active {
     rule: Rule,
+    /// Its place in the plan, and among the counters.
+    counter: usize,
     matched: u64,
     injected: u64,
 }
@@ -65,37 +42,26 @@ pub(crate) struct Faults {
     counters: Counters,
     random: u64,
     fate: Fate,
-    /// The controller has vanished for good.
-    pub(crate) vanished: bool,
-    pub(crate) held: Vec<Held>,
-    /// The admin command fetched last.
-    pub(crate) admin: Sqe,
-    /// Entries of which only the phase has been written: completion queue, place, entry.
-    pub(crate) halves: Vec<(u16, u32, [u64; 2])>,
-    pub(crate) late: Vec<LateWrite>,
 }
 
 impl Faults {
     pub(crate) fn new(plan: Plan) -> Self {
         let Plan { seed, rules, counters } = plan;
-        let active = |rule| Active { rule, matched: 0, injected: 0 };
-        Self {
-            rules: rules.into_iter().map(active).collect(),
-            counters,
-            random: seed,
-            fate: Fate::default(),
-            vanished: false,
-            held: Vec::new(),
-            admin: Sqe::new(0),
-            halves: Vec::new(),
-            late: Vec::new(),
-        }
+        let active = |(counter, rule)| Active { rule, counter, matched: 0, injected: 0 };
+        let rules = rules.into_iter().enumerate().map(active).collect();
+        Self { rules, counters, random: seed, fate: Fate::default() }
     }
 
-    /// What a Controller Reset clears. What the registers were told late stays.
-    pub(crate) fn reset(&mut self) {
-        self.held.clear();
-        self.halves.clear();
+    /// The same behind a network, where some rules mean nothing.
+    pub(crate) fn of_fabrics(plan: Plan) -> Self {
+        let mut faults = Self::new(plan);
+        faults.rules.retain(|active| active.rule.is_of_fabrics());
+        faults
+    }
+
+    /// Whether any rule is for PDUs.
+    pub(crate) fn has_pdus(&self) -> bool {
+        self.rules.iter().any(|active| matches!(active.rule.place, Place::Pdu(_)))
     }
 
     /// What the last questions decided about the controller as a whole.
@@ -105,7 +71,7 @@ impl Faults {
 
     /// Calls `act` for each rule that picks what stands before it, as `picks` says of a place.
     pub(super) fn ask(&mut self, picks: impl Fn(&Place) -> bool, mut act: impl FnMut(&Act)) {
-        for (index, active) in self.rules.iter_mut().enumerate() {
+        for active in &mut self.rules {
             if !picks(&active.rule.place) {
                 continue;
             }
@@ -113,7 +79,7 @@ impl Faults {
             let due = active.matched > active.rule.after && active.injected < active.rule.times;
             let injected = due && (roll(&mut self.random) >> 32) < active.rule.chance;
             active.injected += u64::from(injected);
-            self.counters.count(index, injected);
+            self.counters.count(active.counter, injected);
             if !injected {
                 continue;
             }
@@ -198,10 +164,9 @@ impl Faults {
         value
     }
 
-    /// The dword `value` is written at `at`; whether it takes effect now.
-    pub(crate) fn write(&mut self, at: u64, value: u32, now: Duration) -> bool {
-        let mut effective = true;
-        let mut late = None;
+    /// The dword `value` is written at `at`: how late it takes effect; `None` where it never does.
+    pub(crate) fn write(&mut self, at: u64, value: u32) -> Option<Duration> {
+        let mut late = Some(Duration::ZERO);
         let picks = |place: &Place| match *place {
             Place::Write { at: register, mask, value: having } => {
                 register == at && value & mask == having & mask
@@ -209,14 +174,11 @@ impl Faults {
             _ => false,
         };
         self.ask(picks, |act| match act {
-            Act::Lose => effective = false,
-            Act::Late(by) => late = Some(*by),
+            Act::Lose => late = None,
+            Act::Late(by) => late = late.map(|_| *by),
             _ => {}
         });
-        if let (true, Some(by)) = (effective, late) {
-            self.late.push(LateWrite { due: now + by, at, value });
-        }
-        effective && late.is_none() && self.fate == Fate::default()
+        late.filter(|_| self.fate == Fate::default())
     }
 
     /// Whether a function level reset takes effect.
@@ -227,23 +189,6 @@ impl Faults {
             |act| effective &= !matches!(act, Act::Lose),
         );
         effective
-    }
-
-    /// Entries of a completion queue that held completions will need.
-    pub(crate) fn held_for(&self, cqid: u16) -> u32 {
-        self.held.iter().filter(|held| held.cqid == cqid).count() as u32
-    }
-
-    /// Takes the oldest held completion that `is_due`.
-    pub(crate) fn release(&mut self, is_due: impl Fn(&Held) -> bool) -> Option<Held> {
-        let at = self.held.iter().position(is_due)?;
-        Some(self.held.remove(at))
-    }
-
-    /// Takes the oldest late write that is due.
-    pub(crate) fn due_write(&mut self, now: Duration) -> Option<LateWrite> {
-        let at = self.late.iter().position(|write| write.due <= now)?;
-        Some(self.late.remove(at))
     }
 }
 

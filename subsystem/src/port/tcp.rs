@@ -16,6 +16,7 @@
 mod buffer;
 mod commands;
 pub mod connection;
+mod faulty;
 mod queue;
 mod reply;
 pub mod server;

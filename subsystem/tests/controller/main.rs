@@ -1,5 +1,7 @@
 //! A host drives a controller through its registers, rings and doorbells.
 
+#[cfg(feature = "fault-file")]
+mod acts;
 mod admin;
 mod bringup;
 mod faults;
@@ -8,6 +10,8 @@ mod interrupts;
 mod io;
 mod model;
 mod namespaces;
+#[cfg(feature = "fault-file")]
+mod plans;
 mod port;
 mod queues;
 #[allow(dead_code, reason = "shared with the benchmark")]

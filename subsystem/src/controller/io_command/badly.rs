@@ -5,7 +5,7 @@ use doorbell_spec::nvm::NvmOpcode;
 use doorbell_spec::status::Status;
 
 use super::{Data, Io, give, namespace, take};
-use crate::fault::rule::DataFault;
+use crate::fault::act::DataFault;
 use crate::memory::HostBytes;
 
 impl<D: Data> Io<'_, D> {

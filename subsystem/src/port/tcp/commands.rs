@@ -3,9 +3,9 @@
 //! Commands run as on PCIe, over the bytes of the connection's buffers: data of writes where it was received, data of
 //! reads where it is sent from. A command whose data does not fit at once is carried out as several, block for block.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use doorbell_spec::admin::AdminOpcode;
+use doorbell_spec::admin::{AbortCdw10, AdminOpcode};
 use doorbell_spec::command::{Direction, Sqe};
 use doorbell_spec::fabrics::command::{ConnectCdw10, Fctype};
 use doorbell_spec::fabrics::connect::{ConnectData, ConnectResult};
@@ -26,6 +26,8 @@ use crate::controller::identify::ACL_Z;
 use crate::controller::io_command::BOUNCE;
 use crate::fabrics::association::{Abort, Association};
 use crate::fabrics::connect::Refused;
+use crate::fabrics::lock;
+use crate::fault::state::Faults;
 
 /// Of Abort, DW0: the command goes on, or has ended otherwise (Immediate Abort Not Performed).
 const NOT_ABORTED: u64 = 1;
@@ -35,6 +37,7 @@ struct AdminData<'a> {
     sqe: &'a Sqe,
     came: &'a [u8],
     back: Option<Vec<u8>>,
+    faults: Option<&'a Mutex<Faults>>,
 }
 
 impl Transfer for AdminData<'_> {
@@ -46,6 +49,9 @@ impl Transfer for AdminData<'_> {
         }
         let mut bytes = data.to_vec();
         bytes.resize(len, 0);
+        if let Some(faults) = self.faults {
+            lock(faults).reply(self.sqe, &mut bytes);
+        }
         self.back = Some(bytes);
         Ok(())
     }
@@ -66,11 +72,16 @@ impl Connection {
         layout: &Layout,
         intact: bool,
     ) -> Result<(), Violation> {
+        if let Some(queue) = &mut self.queue {
+            queue.fetched();
+        }
+        if self.faults.is_some() && !self.fetched_badly(sqe) {
+            return Ok(());
+        }
         let Some(queue) = &mut self.queue else {
             self.without_queue(sqe, layout, intact);
             return Ok(());
         };
-        queue.fetched();
         if queue.transfers.holds(sqe.cid()) {
             self.fail(sqe, Status::COMMAND_ID_CONFLICT.with_dnr());
         } else if sqe.is_fabrics() {
@@ -137,8 +148,21 @@ impl Connection {
         let Some(queue) = &self.queue else { return };
         let admin = queue.qid == 0;
         let result = match sqe.fctype() {
-            Fctype::PROPERTY_GET if admin => queue.association.property_get(sqe),
-            Fctype::PROPERTY_SET if admin => queue.association.property_set(sqe).map(|()| 0),
+            Fctype::PROPERTY_GET if admin => {
+                let value = queue.association.property_get(sqe);
+                if self.faults.is_some() {
+                    value.map(|value| self.read_badly(sqe, value))
+                } else {
+                    value
+                }
+            }
+            Fctype::PROPERTY_SET if admin => {
+                if self.faults.is_some() {
+                    self.set_property_badly(sqe).map(|()| 0)
+                } else {
+                    queue.association.property_set(sqe).map(|()| 0)
+                }
+            }
             Fctype::CONNECT => Err(Status::COMMAND_SEQUENCE_ERROR.with_dnr()),
             Fctype::DISCONNECT if !admin && sqe.cdw10 & 0xffff != 0 => {
                 Err(Status::FABRICS_INCOMPATIBLE_FORMAT.with_dnr())
@@ -186,7 +210,9 @@ impl Connection {
         if AdminOpcode(sqe.opcode()) == AdminOpcode::ABORT && association.epoch() != 0 {
             return self.abort(sqe, &association);
         }
-        let mut data = AdminData { sqe, came, back: None };
+        let spared = association.is_discovery();
+        let plan = self.faults().filter(|_| !spared).cloned();
+        let mut data = AdminData { sqe, came, back: None, faults: plan.as_deref() };
         let outcome = association.admin_command(&self.target, self.local, sqe, &mut data, self.now);
         match (outcome, data.back) {
             (Ok(Outcome::Done(result)), Some(bytes)) => {
@@ -209,6 +235,11 @@ impl Connection {
         if queue.aborts.len() > usize::from(ACL_Z) {
             return self.fail(sqe, Status::ABORT_LIMIT_EXCEEDED.with_dnr());
         }
+        let target = AbortCdw10::from_bits(sqe.cdw10);
+        if target.sqid() == 0 && self.abort_held(target.cid()) {
+            return self.respond(sqe.cid(), Status::SUCCESS, 0);
+        }
+        let Some(queue) = &mut self.queue else { return };
         match association.abort(sqe) {
             Abort::Event(cid) => {
                 self.respond(cid, Status::ABORTED_BY_REQUEST, 0);
@@ -229,7 +260,7 @@ impl Connection {
             if let Some(sqe) = &ended {
                 self.fail(sqe, Status::ABORTED_BY_REQUEST);
             }
-            asked.answer(ended.is_some());
+            asked.answer(ended.is_some() || room && self.abort_held(asked.cid));
         }
     }
 
@@ -310,7 +341,10 @@ impl Connection {
             Ok(Source::Capsule(at, len)) => {
                 prefetch_next(queue, &self.input, layout);
                 let data = self.input.part(layout.data_at as usize + at, len);
-                let status = queue.execute(sqe, data);
+                let status = match &self.faults {
+                    None => queue.execute(sqe, data),
+                    Some(faults) => faults.execute(queue, sqe, 0, None, data),
+                };
                 self.conclude(sqe, status);
             }
             Ok(Source::Host(given)) => match queue.expected(sqe) {
@@ -352,8 +386,11 @@ impl Connection {
             Ok(place) => {
                 let data = self.input.part(layout.data_at as usize, layout.data as usize);
                 transfers.take(place, data, intact, |sqe, at, bytes| {
-                    let block = queue.block(sqe);
-                    queue.execute_part(sqe, u64::from(at), block, bytes)
+                    let (at, block) = (u64::from(at), queue.block(sqe));
+                    match &self.faults {
+                        None => queue.execute_part(sqe, at, block, bytes),
+                        Some(faults) => faults.execute(queue, sqe, at, Some(block), bytes),
+                    }
                 });
                 transfers.advance(place, &mut |request| requests.push(request))
             }

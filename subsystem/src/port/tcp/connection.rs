@@ -24,6 +24,7 @@ use doorbell_spec::fabrics::pdu::{
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::buffer::Buffer;
+use super::faulty::Faulty;
 use super::queue::Queue;
 use super::transfer::Header;
 use crate::fabrics::{Share, Target};
@@ -65,6 +66,8 @@ pub enum End {
     Disconnected,
     /// There are as many connections as there may be.
     Crowded,
+    /// A rule of a plan of faults had its controller vanish.
+    Vanished,
     /// The medium could not be read in the middle of data that were being sent.
     Unreadable,
 }
@@ -81,6 +84,7 @@ impl fmt::Display for End {
             End::Reset => f.write_str("its controller was reset"),
             End::Disconnected => f.write_str("the host disconnected"),
             End::Crowded => f.write_str("there are as many connections as there may be"),
+            End::Vanished => f.write_str("a rule of the plan of faults had its controller vanish"),
             End::Unreadable => f.write_str("the medium could not be read while its data were sent"),
         }
     }
@@ -107,8 +111,10 @@ pub struct Connection {
     pub(super) framing: Framing,
     pub(super) maxr2t_z: u32,
     pub(super) queue: Option<Box<Queue>>,
+    /// Faults of its commands, where they are wanted.
+    pub(super) faults: Option<Box<Faulty>>,
     phase: Phase,
-    end: Option<End>,
+    pub(super) end: Option<End>,
     born: Duration,
     pub(super) now: Duration,
     /// Work done in this step.
@@ -136,6 +142,7 @@ impl Connection {
             framing: Framing::BARE,
             maxr2t_z: 0,
             queue: None,
+            faults: target.faults().map(|plan| Box::new(Faulty::new(plan))),
             phase: Phase::Open,
             end: None,
             born: now,
@@ -205,6 +212,9 @@ impl Connection {
         if self.phase != Phase::Open || !self.attend() {
             return 0;
         }
+        if self.faults.is_some() {
+            self.poll_faults();
+        }
         while self.phase == Phase::Open && self.spent < BUDGET && self.go_on() {
             if !self.output.make_room(RESERVE) {
                 break;
@@ -249,6 +259,9 @@ impl Connection {
                         queue.association.expire();
                         self.finish(End::Expired);
                     } else if self.attend() {
+                        if self.faults.is_some() {
+                            self.poll_faults();
+                        }
                         self.end_aborted();
                         self.report_events();
                         if let Some(queue) = &mut self.queue {

@@ -17,6 +17,7 @@ use crate::controller::io_command::{BOUNCE, Counters, Data, Io};
 use crate::fabrics::Target;
 use crate::fabrics::association::{Asked, Association, Published};
 use crate::fabrics::connect::Connected;
+use crate::fault::act::DataFault;
 use crate::memory::HostBytes;
 use crate::namespace::Namespace;
 use crate::subsystem::Slots;
@@ -216,13 +217,29 @@ impl Queue {
         block: u32,
         bytes: &mut [u8],
     ) -> Status {
+        self.execute_part_badly(sqe, at, block, bytes, None)
+    }
+
+    /// The same with a fault in the data of this part.
+    pub(super) fn execute_part_badly(
+        &mut self,
+        sqe: &Sqe,
+        at: u64,
+        block: u32,
+        bytes: &mut [u8],
+        fault: Option<&DataFault>,
+    ) -> Status {
         let blocks = bytes.len() as u64 / u64::from(block);
         let part = sqe
             .with_slba(sqe.slba().wrapping_add(at / u64::from(block)))
             .with_nlb_z(blocks.saturating_sub(1) as u16);
         let part = Sqe { cdw12: part.cdw12 & !(1 << 30), ..part };
         let (reads, writes) = (self.counters.reads, self.counters.writes);
-        let status = self.io(&part, bytes, false).execute(&part);
+        let mut io = self.io(&part, bytes, false);
+        let status = match fault {
+            None => io.execute(&part),
+            Some(fault) => io.execute_badly(&part, fault),
+        };
         if at != 0 {
             (self.counters.reads, self.counters.writes) = (reads, writes);
         }

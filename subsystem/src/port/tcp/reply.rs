@@ -12,6 +12,7 @@ use zerocopy::IntoBytes;
 
 use super::connection::{BUFFER, Connection, RESERVE};
 use super::shown::Shown;
+use crate::controller::queue::Answer;
 
 /// SQHD where there is no flow control (as Linux's target answers Connect).
 const NO_SQHD: u16 = 0xffff;
@@ -82,25 +83,35 @@ impl Connection {
             return false;
         }
         let last = done + portion as u64 == len;
-        let success = last && !queue.flow_control;
+        let success = last && !queue.flow_control && self.faults.is_none();
         let flags = PduFlags::new().with_last(last).with_success(success);
-        let common = self.framing.header(PduType::C2H_DATA, flags, portion as u32);
-        let (at, total) = (usize::from(common.pdo), common.plen.get() as usize);
+        let mut common = self.framing.header(PduType::C2H_DATA, flags, portion as u32);
+        let (at, mut total) = (usize::from(common.pdo), common.plen.get() as usize);
         let Some(pdu) = self.output.room().get_mut(..total) else { return false };
         let Some(data) = pdu.get_mut(at..at + portion) else { return false };
-        let status = if done == 0 && last {
-            queue.execute(&sqe, data)
-        } else {
-            queue.execute_part(&sqe, done, block, data)
+        let whole = done == 0 && last;
+        let status = match &self.faults {
+            Some(faults) => faults.execute(queue, &sqe, done, (!whole).then_some(block), data),
+            None if whole => queue.execute(&sqe, data),
+            None => queue.execute_part(&sqe, done, block, data),
         };
         self.spent += portion as u32 >> 14;
         if !status.is_success() {
             self.fail(&sqe, status);
             return true;
         }
+        let (mut portion, mut last) = (portion, last);
+        if let Some(faults) = &self.faults {
+            (portion, last) = faults.shorten(sqe.cid(), done, portion, last);
+            let flags = PduFlags::new().with_last(last);
+            common = self.framing.header(PduType::C2H_DATA, flags, portion as u32);
+            total = if portion == 0 { 0 } else { common.plen.get() as usize };
+        }
         let header = C2HData::new(common, sqe.cid(), done as u32, portion as u32);
-        close_data_pdu(pdu, header.as_bytes(), &common, portion);
-        self.output.commit(total);
+        if let Some(pdu) = pdu.get_mut(..total).filter(|pdu| !pdu.is_empty()) {
+            close_data_pdu(pdu, header.as_bytes(), &common, portion);
+            self.output.commit(total);
+        }
         if !last {
             let done = done + portion as u64;
             if let Some(queue) = &mut self.queue {
@@ -121,7 +132,7 @@ impl Connection {
             return false;
         }
         let last = done + portion == bytes.len();
-        let success = last && !queue.flow_control && result == 0;
+        let success = last && !queue.flow_control && result == 0 && self.faults.is_none();
         let flags = PduFlags::new().with_last(last).with_success(success);
         let common = self.framing.header(PduType::C2H_DATA, flags, portion as u32);
         let (at, total) = (usize::from(common.pdo), common.plen.get() as usize);
@@ -165,19 +176,29 @@ impl Connection {
 
     #[inline]
     pub(super) fn respond(&mut self, cid: u16, status: Status, result: u64) {
+        let answer = self.answer(cid, status, result);
+        if self.faults.is_some() {
+            return self.respond_badly(answer);
+        }
+        self.send_answer(&answer);
+    }
+
+    /// An answer, as the queue stands.
+    #[inline]
+    pub(super) fn answer(&self, cid: u16, status: Status, result: u64) -> Answer {
         let (sqid, sqhd) = match &self.queue {
             Some(queue) if queue.flow_control => (queue.qid, queue.head),
             Some(queue) => (queue.qid, NO_SQHD),
             None => (0, 0),
         };
-        let cqe = Cqe {
-            dw0: result as u32,
-            dw1: (result >> 32) as u32,
-            sqhd,
-            sqid,
-            cid,
-            status: StatusField::new(status, false),
-        };
+        Answer { sqid, sqhd, cid, status, result }
+    }
+
+    #[inline]
+    pub(super) fn send_answer(&mut self, answer: &Answer) {
+        let &Answer { sqid, sqhd, cid, status, result } = answer;
+        let (dw0, dw1) = (result as u32, (result >> 32) as u32);
+        let cqe = Cqe { dw0, dw1, sqhd, sqid, cid, status: StatusField::new(status, false) };
         let common = self.framing.header(PduType::CAPSULE_RESPONSE, PduFlags::new(), 0);
         self.put(CapsuleResponse { common, cqe }.as_bytes());
     }

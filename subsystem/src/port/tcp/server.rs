@@ -24,7 +24,6 @@ use super::connection::{Connection, End};
 use crate::fabrics::Target;
 use crate::fault::Plan;
 use crate::fault::pdu::Wire;
-use crate::fault::state::Faults;
 use crate::port::{Running, Stop};
 
 /// Time between two looks at what happens without traffic.
@@ -75,7 +74,6 @@ pub struct Server {
     addresses: Vec<SocketAddr>,
     threads: usize,
     observer: Option<Arc<Observer>>,
-    faults: Option<Arc<Mutex<Faults>>>,
 }
 
 impl Server {
@@ -102,14 +100,7 @@ impl Server {
             listeners.push(listener);
         }
         actual.iter().for_each(|address| target.add_port(*address));
-        Ok(Self {
-            target,
-            listeners,
-            addresses: actual,
-            threads: threads.max(1),
-            observer: None,
-            faults: None,
-        })
+        Ok(Self { target, listeners, addresses: actual, threads: threads.max(1), observer: None })
     }
 
     /// The same, and `observer` is called for every connection that ends, by the thread that served it.
@@ -119,10 +110,10 @@ impl Server {
         self
     }
 
-    /// The same, and PDUs on all connections fare as the rules for PDUs of `plan` say; its other rules are for controllers.
+    /// The same, and its target misbehaves as `plan` says ([`Target::set_faults`]).
     #[must_use]
-    pub fn with_faults(mut self, plan: Plan) -> Self {
-        self.faults = plan.has_pdus().then(|| Arc::new(Mutex::new(Faults::new(plan))));
+    pub fn with_faults(self, plan: Plan) -> Self {
+        self.target.set_faults(Some(plan));
         self
     }
 
@@ -155,9 +146,7 @@ impl Server {
         let mut workers = Vec::new();
         for inbox in &inboxes {
             let (target, observer) = (Arc::clone(&self.target), self.observer.clone());
-            let mut worker = Worker::new(target, observer, Arc::clone(inbox), stop, start)?;
-            worker.faults.clone_from(&self.faults);
-            workers.push(worker);
+            workers.push(Worker::new(target, observer, Arc::clone(inbox), stop, start)?);
         }
         let mut first = workers.swap_remove(0);
         for (listener, at) in self.listeners.iter().zip(0..) {
@@ -249,7 +238,6 @@ struct Worker {
     slots: Vec<Option<Slot>>,
     hot: Vec<usize>,
     start: Instant,
-    faults: Option<Arc<Mutex<Faults>>>,
 }
 
 impl Worker {
@@ -264,7 +252,7 @@ impl Worker {
         epoll::add(&epoll, stop.descriptor(), EventData::new_u64(STOP), EventFlags::IN)?;
         epoll::add(&epoll, inbox.wake.as_fd(), EventData::new_u64(INBOX), EventFlags::IN)?;
         let (slots, hot) = (Vec::new(), Vec::new());
-        Ok(Self { target, observer, inbox, epoll, slots, hot, start, faults: None })
+        Ok(Self { target, observer, inbox, epoll, slots, hot, start })
     }
 
     fn run(
@@ -391,7 +379,7 @@ impl Worker {
         let at = self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len());
         let interest = EventFlags::IN;
         epoll::add(&self.epoll, &socket, EventData::new_u64(at as u64), interest).ok()?;
-        let wire = self.faults.as_ref().map(|faults| Box::new(Wire::new(faults)));
+        let wire = connection.faults().and_then(Wire::new).map(Box::new);
         let (linger, hot, held, quiet) = (None, false, false, 0);
         let slot = Slot { socket, peer, connection, wire, interest, linger, hot, held, quiet };
         match self.slots.get_mut(at) {
@@ -474,8 +462,9 @@ impl Slot {
             }
         }
         self.release();
-        // What is on its way has no kernel that wakes us.
-        let busy = self.wire.as_ref().is_some_and(|wire| wire.is_busy());
+        // What is on its way or held back has no kernel that wakes us.
+        let busy =
+            self.wire.as_ref().is_some_and(|wire| wire.is_busy()) || self.connection.is_holding();
         if busy { Served::Busy } else { served }
     }
 

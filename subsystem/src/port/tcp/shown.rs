@@ -40,7 +40,7 @@ impl Connection {
     #[inline]
     pub(super) fn show(&mut self, sqe: &Sqe, len: u64) -> bool {
         // A digest would have to be taken of what may change before it is sent.
-        if len < LEAST || self.framing.data_digest {
+        if len < LEAST || self.framing.data_digest || self.faults.is_some() {
             return false;
         }
         let Some(queue) = &mut self.queue else { return false };
