@@ -189,7 +189,7 @@ impl Controller {
             clock: &*clock,
         };
         let known = Quirks::of_function(device.info().pci);
-        let mut capabilities = registers.inspect(config.quirks.apply(known))?;
+        let mut capabilities = registers.inspect(config.quirks.apply(known), config.ready_limit)?;
         registers.disable(&capabilities)?;
 
         let memory = DmaMemory::new(device.clone(), config.memory.clone())?;

@@ -111,6 +111,7 @@ impl Side {
             ("recovery_overdue", recovery.overdue),
             ("recovery_fatal", recovery.fatal),
             ("recovery_violations", recovery.violations),
+            ("recovery_internal_errors", recovery.internal_errors),
             ("recovery_aborts", recovery.aborts),
             ("recovery_aborted", recovery.aborted),
             ("recovery_recreations", recovery.recreations),

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use doorbell::controller::Event;
 use doorbell::{Address, Config, Controller, Outcome, QueueConfig};
+use doorbell_spec::admin::{AdminOpcode, AsyncEvent};
 use doorbell_spec::fabrics::command::Fctype;
 use doorbell_spec::fabrics::pdu::PduType;
 use doorbell_spec::nvm::NvmOpcode;
@@ -194,9 +196,11 @@ fn all<T: Sync>(cases: &[T], rule: impl Fn(&T) -> (String, Rule) + Sync) {
     assert!(injected * 10 >= cases.len() * 9, "{injected} of {}", cases.len());
 }
 
+type CommandFault = (&'static str, fn(Commands) -> Rule);
+
 /// What a controller behind the port can do to a command or its completion, but for wrong data, which nobody could tell
 /// from right ones.
-const COMMAND_FAULTS: [(&str, fn(Commands) -> Rule); 19] = [
+const COMMAND_FAULTS: [CommandFault; 19] = [
     ("command lost", |which| Rule::command(which).lose()),
     ("hangs", |which| Rule::command(which).hang()),
     ("answered, not done", |which| Rule::command(which).answer(Status::INTERNAL_ERROR, 7)),
@@ -311,6 +315,32 @@ fn storms_of_faults_end_every_command_once() {
                 });
             }
         });
+    });
+}
+
+/// What has the controller reset on this machine makes a new association here.
+#[test]
+fn a_persistent_internal_error_makes_a_new_association() {
+    within(Duration::from_secs(60), || {
+        let requests = Commands::admin(AdminOpcode::ASYNC_EVENT_REQUEST);
+        let broken = AsyncEvent::new().with_aei(AsyncEvent::ERROR_PERSISTENT);
+        let rule = Rule::command(requests).answer(Status::SUCCESS, broken.into_bits().into());
+        let port = port(rule.nth(1));
+        let address: Address = port.address.parse().expect("an address");
+        let controller = Controller::attach(&address, Config::default()).expect("attach");
+        let namespace = controller.namespace(1).expect("namespace");
+        let mut queue = controller.queue(QueueConfig::with_depth(8)).expect("queue");
+        let mut events = Vec::new();
+        while !events.contains(&Event::Reconnected) {
+            controller.poll(|event| events.push(event));
+            queue.poll(|_| ());
+            thread::yield_now();
+        }
+        assert_eq!(events[0], Event::Reported(broken), "{events:?}");
+        assert_eq!(controller.recovery().internal_errors, 1);
+        let buffer = controller.buffer(SMALL).expect("memory");
+        queue.run(namespace.read(0, buffer)).expect("read");
+        assert_eq!(port.counters.total(), 1);
     });
 }
 

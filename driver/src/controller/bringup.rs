@@ -29,7 +29,8 @@ pub enum BringUpError {
     },
     /// The controller did not become ready, idle or shut down in the time it asks for.
     #[error(
-        "{address}: {what} did not happen within {after:?} (CSTS {csts:#010x}); power-cycle the drive if a reset does not help"
+        "{address}: {what} did not happen within {after:?} (CSTS {csts:#010x}); {}",
+        next_step(*refused)
     )]
     TimedOut {
         /// Address as the user gave it.
@@ -40,6 +41,8 @@ pub enum BringUpError {
         after: Duration,
         /// CSTS when it passed.
         csts: u32,
+        /// The register that asks for more than [`Config::ready_limit`](crate::Config::ready_limit), and for how much.
+        refused: Option<(&'static str, Duration)>,
     },
     /// The controller reports a fatal status.
     #[error(
@@ -56,6 +59,24 @@ pub enum BringUpError {
     Device(#[from] DeviceError),
 }
 
+/// What can be done about a controller that has not become ready.
+fn next_step(refused: Option<(&str, Duration)>) -> String {
+    match refused {
+        Some((register, asked)) => format!(
+            "{register} asks for {asked:?}, which is more than Config::ready_limit allows: raise it for a drive that means it"
+        ),
+        None => "power-cycle the drive if a reset does not help".to_owned(),
+    }
+}
+
+/// How long a wait may take.
+#[derive(Clone, Copy)]
+struct Patience {
+    longest: Duration,
+    /// The register that asks for more than that, and for how much.
+    refused: Option<(&'static str, Duration)>,
+}
+
 /// What the registers say of a controller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Capabilities {
@@ -65,6 +86,8 @@ pub(crate) struct Capabilities {
     pub(crate) page_shift: u32,
     /// What is known to be wrong with it.
     pub(crate) quirks: Quirks,
+    /// The longest that is waited for it, whatever it asks for.
+    pub(crate) limit: Duration,
 }
 
 impl Capabilities {
@@ -85,9 +108,19 @@ impl Capabilities {
             .with_iocqes(Cc::IOCQES_16)
     }
 
-    /// The wait that CAP.TO asks for, at least `FLOOR`.
+    /// The wait that CAP.TO asks for, at least one step of it, as far as that is granted.
     pub(crate) fn timeout(&self) -> Duration {
-        STEP * u32::from(self.cap.to().max(1))
+        self.patience(None).longest
+    }
+
+    /// The longer one of the waits that CAP.TO and CRTO ask for (as Linux: some have a CRTO below CAP.TO), as far as that
+    /// is granted.
+    fn patience(&self, crto: Option<Crto>) -> Patience {
+        let by_cap = ("CAP.TO", STEP * u32::from(self.cap.to().max(1)));
+        let by_crto = crto.map(|crto| ("CRTO.CRWMT", STEP * u32::from(crto.crwmt())));
+        let (register, asked) = by_crto.filter(|(_, asked)| *asked > by_cap.1).unwrap_or(by_cap);
+        let refused = (asked > self.limit).then_some((register, asked));
+        Patience { longest: asked.min(self.limit), refused }
     }
 }
 
@@ -171,10 +204,11 @@ impl Registers<'_> {
     fn wait(
         &self,
         what: &'static str,
-        longest: Duration,
+        patience: Patience,
         fatal_ends_it: bool,
         is: impl Fn(Csts) -> bool,
     ) -> Result<(), BringUpError> {
+        let Patience { longest, refused } = patience;
         let deadline = Deadline::after(self.clock, longest);
         let mut round = 0;
         loop {
@@ -194,6 +228,7 @@ impl Registers<'_> {
                     what,
                     after: longest,
                     csts,
+                    refused,
                 });
             }
             self.clock.pause(round, LOOK);
@@ -202,7 +237,11 @@ impl Registers<'_> {
     }
 
     /// INIT-1, INIT-2: is there a controller, and can it be driven?
-    pub(crate) fn inspect(&self, quirks: Quirks) -> Result<Capabilities, BringUpError> {
+    pub(crate) fn inspect(
+        &self,
+        quirks: Quirks,
+        limit: Duration,
+    ) -> Result<Capabilities, BringUpError> {
         self.status()?;
         let mut cap = Cap::from(self.read64(offset::CAP)?);
         let vs = Vs::from(self.read32(offset::VS)?);
@@ -228,7 +267,7 @@ impl Registers<'_> {
                 "memory pages of {size} bytes; this driver has up to 64 KiB"
             )));
         }
-        Ok(Capabilities { cap, vs, page_shift, quirks })
+        Ok(Capabilities { cap, vs, page_shift, quirks, limit })
     }
 
     /// INIT-3, INIT-4: from whatever state it was left in to disabled. One function level reset if it does not obey.
@@ -259,14 +298,14 @@ impl Registers<'_> {
     }
 
     fn disable_once(&self, capabilities: &Capabilities) -> Result<(), BringUpError> {
-        let longest = capabilities.timeout();
+        let patience = capabilities.patience(None);
         let cc = self.configuration()?;
         if cc.en() {
             let csts = self.status()?;
             if !csts.rdy() && !csts.cfs() {
                 // Clearing EN while an earlier 0 to 1 transition is under way is undefined.
                 let _best_effort =
-                    self.wait("CSTS.RDY=1 of an enable under way", longest, true, |csts| {
+                    self.wait("CSTS.RDY=1 of an enable under way", patience, true, |csts| {
                         csts.rdy()
                     });
             }
@@ -277,7 +316,7 @@ impl Registers<'_> {
         if cc.en() {
             self.delay(capabilities, Quirks::DELAY_READY);
         }
-        self.wait("CSTS.RDY=0 after CC.EN=0", longest, false, |csts| !csts.rdy())
+        self.wait("CSTS.RDY=0 after CC.EN=0", patience, false, |csts| !csts.rdy())
     }
 
     /// INIT-5 to INIT-10: enables the controller, over admin rings that hold zeros where its transport has rings.
@@ -295,6 +334,7 @@ impl Registers<'_> {
                 what,
                 after: BEFORE_ENABLE,
                 csts,
+                refused: None,
             });
         }
         if let Some(AdminRings { asq, acq }) = rings {
@@ -309,20 +349,20 @@ impl Registers<'_> {
         self.write32(offset::CC, cc.into())?;
         // The wait may depend on what CC selects: read CAP again.
         let cap = Cap::from(self.read64(offset::CAP)?);
-        let mut longest = STEP * u32::from(cap.to().max(1));
-        if cap.crwms() {
-            let crto = Crto::from(self.read32(offset::CRTO)?);
-            longest = longest.max(STEP * u32::from(crto.crwmt()));
-        }
+        let crto = match cap.crwms() {
+            true => Some(Crto::from(self.read32(offset::CRTO)?)),
+            false => None,
+        };
+        let patience = Capabilities { cap, ..*capabilities }.patience(crto);
         let mut resets = 0;
         loop {
             self.write32(offset::CC, cc.with_en(true).into())?;
             self.delay(capabilities, Quirks::DELAY_READY);
-            match self.wait("CSTS.RDY=1 after CC.EN=1", longest, true, |csts| csts.rdy()) {
+            match self.wait("CSTS.RDY=1 after CC.EN=1", patience, true, |csts| csts.rdy()) {
                 Err(BringUpError::Fatal { .. }) if resets < RESETS => {
                     resets += 1;
                     self.write32(offset::CC, cc.into())?;
-                    self.wait("CSTS.RDY=0 after CC.EN=0", longest, false, |csts| !csts.rdy())?;
+                    self.wait("CSTS.RDY=0 after CC.EN=0", patience, false, |csts| !csts.rdy())?;
                 }
                 other => return other,
             }
@@ -336,7 +376,8 @@ impl Registers<'_> {
             return Ok(());
         }
         self.write32(offset::CC, cc.with_shn(Cc::SHN_NORMAL).into())?;
-        self.wait("CSTS.SHST=complete after CC.SHN", longest, true, |csts| {
+        let patience = Patience { longest, refused: None };
+        self.wait("CSTS.SHST=complete after CC.SHN", patience, true, |csts| {
             csts.shst() == Csts::SHST_COMPLETE
         })
     }

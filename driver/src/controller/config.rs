@@ -15,6 +15,10 @@ pub struct Config {
     pub io_queues: u16,
     /// How long an admin command may take. Default 60 s.
     pub admin_timeout: Duration,
+    /// How long a controller may take to become ready or idle, whatever it asks for. One may ask for nine hours (CRTO), by
+    /// mistake or not. Default 128 s: as much as CAP.TO can ask for, which is more than drives do that need it after a loss
+    /// of power.
+    pub ready_limit: Duration,
     /// How long one exchange with a vfio-user server may take. Default 5 s.
     pub exchange_timeout: Duration,
     /// Where DMA memory comes from.
@@ -40,6 +44,7 @@ impl Default for Config {
         Self {
             io_queues: 64,
             admin_timeout: Duration::from_secs(60),
+            ready_limit: Duration::from_secs(128),
             exchange_timeout: Duration::from_secs(5),
             memory: MemoryConfig::default(),
             detach_on_request: false,

@@ -155,8 +155,8 @@ pub(super) fn request() -> Io {
 
 impl Controller {
     /// Hands out what has happened since the last call, and keeps the controller alive; returns how many events there
-    /// were. Never blocks, unless the controller has to be reset, because it has not answered or has not activated firmware in time,
-    /// or the controller detaches itself ([`Config::detach_on_request`](super::Config::detach_on_request)).
+    /// were. Never blocks, unless the controller has to be reset, because it has not answered, has not activated firmware in
+    /// time or reports a persistent internal error, or the controller detaches itself ([`Config::detach_on_request`](super::Config::detach_on_request)).
     ///
     /// Between what happens and the event lie several calls: each takes what has arrived and sends one command at most.
     /// Namespaces that have come since [`namespace_ids`](Self::namespace_ids), or the first call of this, are new.
@@ -168,6 +168,7 @@ impl Controller {
         match &self.inner.link {
             Link::Tcp(_) => {
                 self.inner.tend(false);
+                self.inner.look_at_internal_error();
             }
             Link::Device(_) => {
                 if let Ok(mut admin) = self.inner.admin.try_lock()
@@ -178,6 +179,7 @@ impl Controller {
                 }
                 self.inner.look_at_activation();
                 self.inner.look_at_survey();
+                self.inner.look_at_internal_error();
                 if self.inner.notices.take(&mut lock(&self.inner.events)) {
                     // Where it does not obey, its queues have ended all the same, and it is asked for again.
                     let _best_effort = self.detach();
@@ -253,6 +255,11 @@ impl Inner {
                 self.activation_begins(&mut events.survey);
             }
             (AsyncEvent::TYPE_SMART, _) => events.survey.ask(Question::Health),
+            (AsyncEvent::TYPE_ERROR, AsyncEvent::ERROR_PERSISTENT) => {
+                events.keep(Event::Reported(event));
+                events.survey.ask(Question::Errors);
+                events.survey.broke();
+            }
             (AsyncEvent::TYPE_ERROR, _) => {
                 events.keep(Event::Reported(event));
                 events.survey.ask(Question::Errors);

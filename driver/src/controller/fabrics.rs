@@ -141,7 +141,7 @@ impl Fabric {
         let queues = options.queues.unwrap_or(config.io_queues);
         let memory = DmaMemory::without_device(&target.address, config.memory.clone())?;
         let timeout = config.admin_timeout;
-        let up = bring_up(&target, kato, queues, timeout, &memory, &clock)?;
+        let up = bring_up(&target, kato, queues, config, &memory, &clock)?;
         let traffic_based = up.identity.ctratt().tbkas();
         let policy = Policy {
             reconnect: options.reconnect.unwrap_or(RECONNECT),
@@ -260,10 +260,11 @@ fn bring_up(
     target: &Target,
     kato: Duration,
     queues: u16,
-    timeout: Duration,
+    config: &Config,
     memory: &Arc<DmaMemory>,
     clock: &Arc<dyn Clock>,
 ) -> Result<Up, AttachError> {
+    let timeout = config.admin_timeout;
     let shape = Shape::admin(Controller::ADMIN_DEPTH, Controller::ADMIN_TRANSFER, timeout);
     let connecting = target.connect(&shape, CNTLID_DYNAMIC, kato, &**clock);
     let (link, connected) = wait(&**clock, connecting)?;
@@ -273,7 +274,7 @@ fn bring_up(
         Queue::new(Any::Tcp(Box::new(transport)), memory.home(), clock.clone(), timeout);
     let address = &target.address;
     let capabilities = with_registers(&mut admin, address, target.timeout, &**clock, |registers| {
-        let capabilities = registers.inspect(Quirks::NONE)?;
+        let capabilities = registers.inspect(Quirks::NONE, config.ready_limit)?;
         registers.disable(&capabilities)?;
         registers.enable(&capabilities, None)?;
         Ok::<_, AttachError>(capabilities)

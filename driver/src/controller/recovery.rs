@@ -31,6 +31,7 @@ use crate::error::{AttachError, CommandError, QueueError};
 use crate::queue::Io;
 use crate::quirk::Quirks;
 use crate::transport::pcie::{Layout, Pcie};
+use crate::transport::tcp::LinkError;
 use crate::transport::{Any, CloseError, Trouble};
 
 /// There will be no rings for the queue any more.
@@ -258,6 +259,19 @@ impl Inner {
     pub(super) fn is_at_fault(&self, epoch: u64) {
         self.recovery.count(|counters| &mut counters.fatal);
         self.reset_after(epoch);
+    }
+
+    /// The controller says that it cannot go on.
+    pub(super) fn has_broken(&self, epoch: u64) {
+        let policy = &self.recovery.policy;
+        if !policy.automatic || !policy.internal_error {
+            return;
+        }
+        self.recovery.count(|counters| &mut counters.internal_errors);
+        match &self.link {
+            Link::Device(_) => self.reset_after(epoch),
+            Link::Tcp(_) => self.disown(LinkError::InternalError),
+        }
     }
 
     fn is_same(&self, identify: &IdentifyNamespace, mark: &Mark) -> bool {

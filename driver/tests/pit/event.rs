@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use doorbell::Outcome;
 use doorbell::clock::Clock;
 use doorbell::controller::Event;
 use doorbell::spec::admin::{AdminOpcode, AsyncEvent};
@@ -130,5 +131,73 @@ fn pit_56_an_event_of_an_unknown_kind() {
     }
     assert_eq!(events[1..], [Event::NamespaceAdded { nsid: 3 }]);
     load.resumes();
+    load.close();
+}
+
+/// A persistent internal error, reported once or at every request.
+fn broken(bench: Bench, times: u64) -> (Load, Counters) {
+    let event = AsyncEvent::new().with_aei(AsyncEvent::ERROR_PERSISTENT).with_lid(1);
+    let rule = Rule::command(requests()).answer(Status::SUCCESS, event.into_bits().into());
+    let held = Rule::command(Commands::any_io()).hang();
+    let counters = bench.inject([rule.times(times).named("requests"), held.times(4)]);
+    (Load::with(bench, 4), counters)
+}
+
+fn hear(load: &mut Load, rounds: usize) -> Vec<Event> {
+    let mut events = Vec::new();
+    for _ in 0..rounds {
+        load.controller.poll(|event| events.push(event));
+        load.ledger.poll(&mut load.queue);
+        load.bench.clock.settle();
+    }
+    events
+}
+
+#[test]
+fn a_persistent_internal_error_is_told_and_ends_in_a_reset() {
+    let (mut load, _) = broken(Bench::new(), 1);
+    load.send(4);
+    let events = hear(&mut load, 8);
+    let told = |event: &Event| matches!(event, Event::Reported(event) if event.aei() == AsyncEvent::ERROR_PERSISTENT);
+    assert_eq!(events.iter().filter(|event| told(event)).count(), 1, "{events:?}");
+    let reset = events.iter().position(|event| *event == Event::Reset).expect("a reset");
+    assert!(events[..reset].iter().any(told), "{events:?}");
+    load.settle();
+    let lost =
+        |status, outcome| status == Status::ABORTED_BY_HOST && outcome == Outcome::Indeterminate;
+    assert_eq!(load.ledger.count(lost), 4);
+    let steps = load.controller.recovery();
+    assert_eq!((steps.internal_errors, steps.resets, steps.fatal, steps.given_up), (1, 1, 0, 0));
+    load.resumes();
+    load.close();
+}
+
+#[test]
+fn a_persistent_internal_error_is_only_told_where_that_is_wanted() {
+    let choices: [fn(&mut Bench); 2] = [
+        |bench| bench.config.recovery.internal_error = false,
+        |bench| bench.config.recovery.automatic = false,
+    ];
+    for choose in choices {
+        let mut bench = Bench::new();
+        choose(&mut bench);
+        let (mut load, _) = broken(bench, 1);
+        let events = hear(&mut load, 8);
+        assert_eq!(events.len(), 1, "{events:?}");
+        assert_eq!(load.controller.recovery(), Default::default());
+        load.resumes();
+        load.close();
+    }
+}
+
+#[test]
+fn one_that_is_broken_after_each_reset_is_given_up() {
+    let (mut load, counters) = broken(Bench::new(), u64::MAX);
+    let events = hear(&mut load, 200);
+    let resets = events.iter().filter(|event| **event == Event::Reset).count();
+    let steps = load.controller.recovery();
+    assert_eq!((resets, steps.resets, steps.given_up), (5, 5, 1), "{events:?}");
+    assert_eq!(steps.internal_errors, 6);
+    assert_eq!(sent(&counters), 6, "one for each bring-up");
     load.close();
 }

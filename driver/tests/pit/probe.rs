@@ -181,6 +181,40 @@ fn pit_08_no_time_to_become_ready() {
 }
 
 #[test]
+fn time_without_end_to_become_ready_is_not_granted() {
+    let crto = |steps| {
+        let crto = Crto::new().with_crwmt(steps);
+        [
+            Rule::capabilities(Cap::new().with_crms(3), Cap::new().with_crms(1)),
+            Rule::read(offset::CRTO).value(crto.into_bits().into()),
+        ]
+    };
+    // Asked for and not needed.
+    does_io(&Bench::faulty(crto(u16::MAX)));
+
+    let mut bench = Bench::faulty(crto(u16::MAX).into_iter().chain([Rule::never_ready()]));
+    let error = bench.refused();
+    assert!(error.contains("CRTO.CRWMT asks for 32767.5s"), "{error}");
+    assert!(error.contains("Config::ready_limit") && error.contains("128s"), "{error}");
+    assert!((128..130).contains(&bench.now().as_secs()), "{:?}", bench.now());
+
+    bench.config.ready_limit = Duration::from_secs(3);
+    let most = Cap::new().with_to(255);
+    bench.inject([Rule::capabilities(Cap::new().with_to(0xff), most), Rule::never_ready()]);
+    let before = bench.now();
+    let error = bench.refused();
+    assert!(error.contains("CAP.TO asks for 127.5s"), "{error}");
+    assert!((3..5).contains(&(bench.now() - before).as_secs()));
+
+    // A drive that means it gets its time, where the caller grants it.
+    bench.config.ready_limit = Duration::from_secs(1000);
+    let (mask, on) = cc(true);
+    let late = Rule::write(offset::CC).having(mask, on).delay(Duration::from_secs(600)).nth(1);
+    bench.inject(crto(2000).into_iter().chain([late]));
+    does_io(&bench);
+}
+
+#[test]
 fn pit_09_no_command_set_that_is_known() {
     for css in [0, Cap::CSS_NONE] {
         does_io(&reports(Cap::new().with_css(0xff), Cap::new().with_css(css)));

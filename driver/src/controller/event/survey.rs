@@ -79,6 +79,8 @@ pub(super) struct Survey {
     /// To be asked; each once.
     todo: BTreeSet<Question>,
     activation: Option<Activation>,
+    /// The controller has said that it cannot go on.
+    broken: bool,
 }
 
 /// Firmware that is being activated.
@@ -91,6 +93,11 @@ struct Activation {
 impl Survey {
     pub(super) fn ask(&mut self, question: Question) {
         self.todo.insert(question);
+    }
+
+    /// The controller has said that it cannot go on.
+    pub(super) fn broke(&mut self) {
+        self.broken = true;
     }
 
     /// What was under way has ended without an answer, and what was wanted is not worth asking any more.
@@ -263,6 +270,17 @@ impl Inner {
         let asked = lock(&self.events).survey.asked;
         if asked.is_some_and(|(_, at)| self.clock.now().saturating_sub(at) > self.admin_timeout) {
             self.is_at_fault(epoch);
+        }
+    }
+
+    /// Has a controller reset that has said that it cannot go on, or connected to again (Base 2.1, "Asynchronous Event
+    /// Information - Error Status": Persistent Internal Error).
+    pub(super) fn look_at_internal_error(&self) {
+        let epoch = self.recovery.epoch();
+        // One from before a reset is forgotten with that.
+        let broken = std::mem::take(&mut lock(&self.events).survey.broken);
+        if broken {
+            self.has_broken(epoch);
         }
     }
 

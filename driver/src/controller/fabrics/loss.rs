@@ -12,7 +12,7 @@ use doorbell_spec::fabrics::command::{property_get, property_set};
 use doorbell_spec::register::{Csts, offset};
 
 use super::{Fabric, STOP_TAG, STOPPED_TAG, State};
-use crate::controller::{Inner, lock};
+use crate::controller::{Inner, Link, lock};
 use crate::queue::{Io, Queue};
 use crate::transport::tcp::LinkError;
 
@@ -92,6 +92,14 @@ impl Fabric {
 }
 
 impl Inner {
+    /// Gives the association up, though all of its connections stand; it is made anew.
+    pub(in crate::controller) fn disown(&self, error: LinkError) {
+        if let Link::Tcp(fabric) = &self.link {
+            let epoch = lock(&fabric.state).association.epoch();
+            fabric.lost(epoch, error, self.clock.now(), true);
+        }
+    }
+
     /// Cuts what is left of a lost association, once its queues have read what had come or have had the time. The admin
     /// queue, if nobody else uses it now, is kept until the controller has stopped.
     pub(super) fn part(&self, fabric: &Fabric, admin: Option<&mut Queue>) {

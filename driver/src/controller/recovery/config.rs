@@ -20,6 +20,9 @@ pub struct RecoveryConfig {
     pub recreate_queue: bool,
     /// Resets the function where the controller does not obey. Default yes.
     pub function_reset: bool,
+    /// Resets a controller that reports a persistent internal error, as one that shows CSTS.CFS is; over a network the
+    /// association is made anew. Default yes. The event is told in any case.
+    pub internal_error: bool,
     /// Attempts to bring the controller up again in one reset. Default 3.
     pub attempts: u32,
     /// Resets within [`window`](Self::window); the one after them gives the controller up. Default 5.
@@ -36,6 +39,7 @@ impl Default for RecoveryConfig {
             admin_abort: Duration::from_secs(5),
             recreate_queue: true,
             function_reset: true,
+            internal_error: true,
             attempts: 3,
             resets: 5,
             window: Duration::from_secs(60),
@@ -53,6 +57,8 @@ pub struct RecoveryCounters {
     pub fatal: u64,
     /// Queues whose controller broke the rules.
     pub violations: u64,
+    /// Persistent internal errors that the controller was reset for.
+    pub internal_errors: u64,
     /// Aborts sent.
     pub aborts: u64,
     /// Aborts that the controller says it has carried out.

@@ -63,6 +63,9 @@ pub enum LinkError {
     /// The controller did not come up again.
     #[error("the controller did not come up again")]
     NotUp,
+    /// The controller reports a persistent internal error.
+    #[error("the controller reports a persistent internal error, which a new association may cure")]
+    InternalError,
     /// The controller was shut down by this host.
     #[error("the controller has been shut down")]
     ShutDown,
