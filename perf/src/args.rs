@@ -147,6 +147,9 @@ pub struct Args {
     /// io_uring: have the kernel poll the drive (needs nvme.poll_queues)
     #[arg(long, help_heading = "Engine")]
     iopoll: bool,
+    /// Have embedded drives misbehave by a plan (as doorbell-subsystem --faults FILE)
+    #[arg(long, value_name = "FILE", help_heading = "Engine")]
+    faults: Option<PathBuf>,
     /// Allow workloads that overwrite drives or files (never asked for embedded drives)
     #[arg(long, help_heading = "Engine")]
     yes_destroy_data: bool,
@@ -168,7 +171,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     #[arg(conflicts_with_all = ["addresses", "workload", "block_size", "read_mix", "zipf", "span",
         "seed", "prefill", "depth", "rate", "cores", "queues", "digests", "batch", "poll_limit", "time", "warmup", "ios",
-        "engine", "compare", "compare_target", "namespace", "iopoll"])]
+        "engine", "compare", "compare_target", "namespace", "iopoll", "faults"])]
     repeat: Option<PathBuf>,
     /// Print this help
     #[arg(short = 'h', long, action = clap::ArgAction::Help, help_heading = "Output")]
@@ -260,6 +263,7 @@ impl Args {
             batch: self.batch,
             poll_limit: self.poll_limit,
             iopoll: self.iopoll,
+            faults: self.faults,
         })
     }
 }
@@ -387,6 +391,7 @@ mod tests {
         for words in [
             vec!["-w", "verify", "-c", "1,", "--batch", "4", "-n", "77", "embedded:size=1GiB"],
             vec!["-w", "randrw", "-F", "1.1", "-r", "5k", "-C", "3", "-P", "2", "a b", "-t", "3s"],
+            vec!["--faults", "plan.toml", "embedded:"],
         ] {
             let first = config(&words);
             let line = first.command_line().replace("'a b'", "a\u{1}b");

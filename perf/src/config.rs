@@ -1,5 +1,7 @@
 //! A run, described completely: what `--repeat` reads and the report writes.
 
+use std::path::{Path, PathBuf};
+
 use serde::{Deserialize, Serialize};
 
 use crate::workload::Workload;
@@ -123,6 +125,9 @@ pub struct Config {
     pub poll_limit: Option<u32>,
     /// io_uring: poll the device for completions.
     pub iopoll: bool,
+    /// Plan of faults of embedded drives.
+    #[serde(default)]
+    pub faults: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -150,6 +155,7 @@ impl Default for Config {
             batch: None,
             poll_limit: None,
             iopoll: false,
+            faults: None,
         }
     }
 }
@@ -261,6 +267,8 @@ impl Config {
         option(self.queues != 1, "queues", self.queues.to_string());
         option(self.batch.is_some(), "batch", self.batch.unwrap_or(0).to_string());
         option(self.poll_limit.is_some(), "poll-limit", self.poll_limit.unwrap_or(0).to_string());
+        let faults = self.faults.as_deref().unwrap_or(Path::new(""));
+        option(self.faults.is_some(), "faults", faults.display().to_string());
         option(self.namespace.is_some(), "namespace", self.namespace.unwrap_or(1).to_string());
         option(self.engine != default.engine, "engine", self.engine.name().to_owned());
         if let Some(engine) = self.compare {

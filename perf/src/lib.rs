@@ -37,6 +37,7 @@ pub mod zipf;
 use std::io::Write;
 
 use anyhow::Context;
+use doorbell_subsystem::fault::{Count, Counters};
 
 use crate::args::{Form, Request};
 use crate::clock::Clock;
@@ -57,8 +58,9 @@ pub fn measure(request: &Request) -> anyhow::Result<bool> {
     sys::catch_interrupts();
     let started = std::time::SystemTime::now();
     let mut workers: Vec<run::Crews> = (0..config.cores.count()).map(|_| Vec::new()).collect();
-    let mut parts = Vec::new();
+    let (mut parts, mut faults) = (Vec::new(), Vec::new());
     for side in sides {
+        faults.extend(side.faults);
         for (worker, crew) in workers.iter_mut().zip(side.crews) {
             worker.push(crew);
         }
@@ -83,6 +85,9 @@ pub fn measure(request: &Request) -> anyhow::Result<bool> {
         controllers.extend(of_side);
     }
     let interrupted = sys::interrupted();
+    for Count { name, matched, injected } in faults.iter().flat_map(Counters::iter) {
+        eprintln!("fault '{name}': injected {injected} of {matched}");
+    }
     let outcome = Outcome { config: config.clone(), sides: measured, interrupted, started };
     match request.form {
         Form::Text => print(&report::text::render(&outcome, report::text::is_unicode()))?,

@@ -116,6 +116,7 @@ impl Side {
             ("recovery_aborted", recovery.aborted),
             ("recovery_recreations", recovery.recreations),
             ("recovery_resets", recovery.resets),
+            ("recovery_reconnections", recovery.reconnections),
             ("recovery_function_resets", recovery.function_resets),
             ("recovery_given_up", recovery.given_up),
         ] {

@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use doorbell::address::Backing;
+use doorbell::clock::SystemClock;
+use doorbell::device::embedded::Embedded;
 use doorbell::{Address, Controller, QueueConfig};
+use doorbell_subsystem::fault::{Counters, Plan as FaultPlan};
 
 use crate::clock::Clock;
 use crate::config::{Config, EngineKind};
@@ -35,6 +38,8 @@ pub struct Side {
     pub crews: Vec<Box<dyn Crew>>,
     /// Controllers to shut down when everything has been reported.
     pub controllers: Vec<Controller>,
+    /// What each drive that misbehaves by a plan has done.
+    pub faults: Vec<Counters>,
 }
 
 /// Opens the engine of the run and the one it is compared with.
@@ -90,12 +95,20 @@ fn side(
     if engine.is_kernel() && config.workload == Workload::Compare {
         bail!("the kernel has no compare command; use --engine doorbell");
     }
-    let mut side = Side { engine, devices: Vec::new(), crews: Vec::new(), controllers: Vec::new() };
+    let mut side = Side {
+        engine,
+        devices: Vec::new(),
+        crews: Vec::new(),
+        controllers: Vec::new(),
+        faults: Vec::new(),
+    };
     match engine {
         EngineKind::Doorbell => {
             let mut drives = Vec::new();
             for target in targets {
-                let (drive, device) = open_drive(config, target, consent)?;
+                let plan = plan_of_faults(config)?;
+                side.faults.extend(plan.as_ref().map(FaultPlan::counters));
+                let (drive, device) = open_drive(config, target, consent, plan)?;
                 side.controllers.push(drive.controller.clone());
                 side.devices.push(device);
                 drives.push(drive);
@@ -181,7 +194,40 @@ struct Drive {
     namespace: doorbell::Namespace,
 }
 
-fn open_drive(config: &Config, target: &str, consent: bool) -> anyhow::Result<(Drive, Device)> {
+/// How embedded drives are to misbehave, if they are.
+fn plan_of_faults(config: &Config) -> anyhow::Result<Option<FaultPlan>> {
+    let Some(path) = &config.faults else { return Ok(None) };
+    let what = || format!("--faults {}", path.display());
+    let text = std::fs::read_to_string(path).with_context(what)?;
+    Ok(Some(text.parse().with_context(what)?))
+}
+
+fn attach(
+    address: &Address,
+    config: doorbell::Config,
+    plan: Option<FaultPlan>,
+) -> anyhow::Result<Controller> {
+    match (address, plan) {
+        (address, None) => Ok(Controller::attach(address, config)?),
+        (Address::Embedded(options), plan) => {
+            let device = Embedded::open(options)?;
+            // From the beginning, bring-up included.
+            device.port().set_faults(plan);
+            let clock = Arc::new(SystemClock::new());
+            Ok(Controller::attach_device(Arc::new(device), config, clock)?)
+        }
+        (address, Some(_)) => {
+            bail!("--faults is for embedded drives; {address} is served by another process")
+        }
+    }
+}
+
+fn open_drive(
+    config: &Config,
+    target: &str,
+    consent: bool,
+    faults: Option<FaultPlan>,
+) -> anyhow::Result<(Drive, Device)> {
     let address: Address =
         target.parse().map_err(|error| hint_at_kernel(target, anyhow::Error::new(error)))?;
     let canonical = address.to_string();
@@ -195,11 +241,11 @@ fn open_drive(config: &Config, target: &str, consent: bool) -> anyhow::Result<(D
             Guard::default().allow_address(&canonical, bdf.as_deref(), consent)?;
         }
     }
-    let mut attach = doorbell::Config::default();
+    let mut settings = doorbell::Config::default();
     let queues = config.cores.count() * config.queues;
-    attach.detach_on_request = true;
-    attach.io_queues = u16::try_from(queues).unwrap_or(u16::MAX);
-    let controller = Controller::attach(&address, attach)?;
+    settings.detach_on_request = true;
+    settings.io_queues = u16::try_from(queues).unwrap_or(u16::MAX);
+    let controller = attach(&address, settings, faults)?;
     let namespace = match config.namespace {
         Some(nsid) => controller.namespace(nsid)?,
         None => {

@@ -164,3 +164,36 @@ fn wrong_addresses_are_explained() {
         assert!(output.stderr.contains(expected), "{words:?}: {}", output.stderr);
     }
 }
+
+#[test]
+fn a_plan_of_faults_is_followed_accounted_for_and_recovered_from() {
+    let plan = std::env::temp_dir().join(format!("doorbell-perf-{}.toml", std::process::id()));
+    let rules = "seed = 5\n\
+        [[rule]]\nname = 'status'\nat = 'completion'\nopcode = 'read'\nprobability = 0.01\ndo = 'status'\nstatus = '2/81'\n\
+        [[rule]]\nname = 'cid'\nat = 'completion'\nqueue = 'io'\nnth = 500\ndo = 'cid'\nvalue = 65535\n";
+    std::fs::write(&plan, rules).expect("a file");
+    let path = plan.to_str().expect("a path");
+    let words = ["-w", "verify", "-n", "4000", "-q", "8", "--faults", path, "--output", "json"];
+    let output = run(&[&words[..], &["embedded:size=16MiB"]].concat());
+    assert_eq!(output.status, Some(1), "{}", output.stderr);
+    let report: serde_json::Value = serde_json::from_str(&output.stdout).expect("JSON");
+    let injected = |name: &str| -> u64 {
+        let line = format!("fault '{name}': injected ");
+        let rest = output.stderr.lines().find_map(|found| found.strip_prefix(&line));
+        rest.and_then(|rest| rest.split(' ').next()).expect(name).parse().expect(name)
+    };
+    let errors = &report["total"]["errors"];
+    assert!(injected("status") > 0 && injected("cid") == 1, "{}", output.stderr);
+    let counters = &report["counters"];
+    for (name, expected) in [("violations", 1), ("recovery_resets", 1), ("recovery_given_up", 0)] {
+        assert_eq!(counters[name], expected, "{name} of {counters}");
+    }
+    assert!(errors.as_u64() >= Some(injected("status")), "{errors}");
+    // The run says so in words as well.
+    let output =
+        run(&["-w", "verify", "-n", "4000", "-q", "8", "--faults", path, "embedded:size=16MiB"]);
+    assert!(output.stdout.contains("Recovery: "), "{}", output.stdout);
+    std::fs::remove_file(&plan).expect("removed");
+    let output = run(&["-n", "1", "--faults", path, "embedded:size=16MiB"]);
+    assert!(output.status == Some(2) && output.stderr.contains("--faults"), "{}", output.stderr);
+}

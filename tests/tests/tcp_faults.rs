@@ -337,10 +337,43 @@ fn a_persistent_internal_error_makes_a_new_association() {
             thread::yield_now();
         }
         assert_eq!(events[0], Event::Reported(broken), "{events:?}");
-        assert_eq!(controller.recovery().internal_errors, 1);
+        let steps = controller.recovery();
+        assert_eq!((steps.internal_errors, steps.reconnections, steps.resets), (1, 1, 0));
         let buffer = controller.buffer(SMALL).expect("memory");
         queue.run(namespace.read(0, buffer)).expect("read");
         assert_eq!(port.counters.total(), 1);
+    });
+}
+
+#[test]
+fn a_command_that_hangs_is_aborted_across_the_network() {
+    within(Duration::from_secs(60), || {
+        let port = port(Rule::command(Commands::any_io()).hang().nth(2));
+        let address: Address = port.address.parse().expect("an address");
+        let controller = Controller::attach(&address, Config::default()).expect("attach");
+        let namespace = controller.namespace(1).expect("namespace");
+        let mut shape = QueueConfig::with_depth(8);
+        shape.timeout = Duration::from_millis(200);
+        let mut queue = controller.queue(shape).expect("queue");
+        for tag in 0..4 {
+            let buffer = controller.buffer(SMALL).expect("memory");
+            queue.submit(namespace.read(0, buffer).tag(tag)).expect("room");
+        }
+        let mut ended = BTreeMap::new();
+        while ended.len() < 4 {
+            queue.poll(|done| assert!(ended.insert(done.tag, done.outcome).is_none()));
+            controller.poll(|event| panic!("{event:?}"));
+            thread::yield_now();
+        }
+        let expected =
+            [Outcome::Completed, Outcome::Aborted, Outcome::Completed, Outcome::Completed];
+        assert_eq!(ended.into_values().collect::<Vec<_>>(), expected);
+        while controller.recovery().aborted == 0 {
+            controller.poll(|event| panic!("{event:?}"));
+        }
+        let steps = controller.recovery();
+        assert_eq!((steps.overdue, steps.aborts, steps.reconnections), (1, 1, 0), "{steps:?}");
+        assert_eq!(queue.failure(), None);
     });
 }
 

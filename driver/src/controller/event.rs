@@ -19,7 +19,7 @@ use doorbell_spec::register::Csts;
 
 use self::pace::Pace;
 use self::survey::{Question, SURVEY_TAG, Survey};
-use super::fabrics::{KEEP_ALIVE_TAG, STOP_TAG, STOPPED_TAG};
+use super::fabrics::{ABORT_TAG, KEEP_ALIVE_TAG, STOP_TAG, STOPPED_TAG};
 use super::{Controller, Inner, Link, lock};
 use crate::error::CommandError;
 use crate::queue::{Io, Queue};
@@ -221,6 +221,10 @@ impl Inner {
                 }
             }
             SURVEY_TAG => answer = Some(done),
+            // DW0 bit 0: Immediate Abort Not Performed.
+            ABORT_TAG if done.status.is_success() && done.result & 1 == 0 => {
+                self.recovery.count(|counters| &mut counters.aborted);
+            }
             KEEP_ALIVE_TAG if done.outcome == Outcome::Completed => {
                 if let Link::Tcp(fabric) = &self.link {
                     fabric.answered();

@@ -49,7 +49,7 @@ const HANDOVER: Duration = Duration::from_secs(2);
 /// Tag of the driver's own Keep Alive on the admin queue.
 pub(super) const KEEP_ALIVE_TAG: u64 = u64::MAX;
 /// Tag of the driver's own Abort.
-const ABORT_TAG: u64 = u64::MAX - 2;
+pub(super) const ABORT_TAG: u64 = u64::MAX - 2;
 /// Tags of what stops a controller whose association has been lost: CC.EN=0, and the look at CSTS.
 pub(super) const STOP_TAG: u64 = u64::MAX - 3;
 pub(super) const STOPPED_TAG: u64 = u64::MAX - 4;
@@ -433,6 +433,7 @@ impl Inner {
                 state.association.up();
                 *admin = back.admin;
                 lock(&self.events).restart(Event::Reconnected);
+                self.recovery.count(|counters| &mut counters.reconnections);
             }
             Err((error, for_good)) => state.association.failed(error, for_good, now),
         }
@@ -484,9 +485,14 @@ impl Keeper for Inner {
             aborted.insert((qid, cid), now).is_none()
         };
         // Not waited for where somebody else uses the admin queue: the command's own answer is what counts.
+        if first {
+            self.recovery.count(|counters| &mut counters.overdue);
+        }
         if first && let Ok(mut admin) = self.admin.try_lock() {
             let abort = Io::internal(commands::abort(qid, cid)).tag(ABORT_TAG);
-            let _sent = admin.submit(abort);
+            if admin.submit(abort).is_ok() {
+                self.recovery.count(|counters| &mut counters.aborts);
+            }
         }
         first
     }

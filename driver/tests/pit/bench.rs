@@ -182,6 +182,11 @@ impl Ledger {
         *self.ended.get(&tag).unwrap_or_else(|| panic!("command {tag} has not ended"))
     }
 
+    /// Forgets what has not ended; returns how many these were. For a queue that is dropped with them.
+    pub(crate) fn abandon(&mut self) -> usize {
+        std::mem::take(&mut self.open).len()
+    }
+
     pub(crate) fn ended(&self) -> impl Iterator<Item = (Status, Outcome)> {
         self.ended.values().copied()
     }
@@ -189,6 +194,13 @@ impl Ledger {
     /// How many ended so.
     pub(crate) fn count(&self, is: impl Fn(Status, Outcome) -> bool) -> usize {
         self.ended().filter(|&(status, outcome)| is(status, outcome)).count()
+    }
+}
+
+/// Whatever a test is about: every command has ended, and by `poll` not twice.
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        assert!(std::thread::panicking() || self.open.is_empty(), "{:?} never ended", self.open);
     }
 }
 

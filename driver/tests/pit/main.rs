@@ -1,8 +1,8 @@
 //! Sixty devices that misbehave, PIT-01 to PIT-60: the whole driver over a stepped device with a plan of faults.
 //!
 //! Time is virtual and everything runs on one thread, so each test is the same every time. [`bench::Bench`] holds what
-//! they share; its ledger says that every command completed exactly once, and that memory stayed with the device as long
-//! as the device could reach it.
+//! they share; its ledger says, at the latest when it is dropped, that every command completed exactly once, and its device
+//! that memory stayed with it as long as it could reach that. So every test says so, whatever else it is about.
 
 mod admin;
 mod bench;

@@ -103,6 +103,7 @@ fn pit_03_queues_of_two_entries() {
 #[test]
 fn pit_04_queues_of_65536_entries() {
     let bench = Bench::with(ControllerConfig { mqes_z: 65_535, ..settings() }, &["memory:1MiB"]);
+    bench.spy.shrinks();
     let controller = bench.attach().expect("a controller");
     assert_eq!(controller.limits().max_queue_entries, 65_536);
     let namespace = controller.namespace(1).expect("a namespace");

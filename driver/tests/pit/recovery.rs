@@ -178,6 +178,8 @@ fn steps_that_are_switched_off_are_left_out() {
     }
     assert_eq!(load.queue.in_flight(), 1);
     assert_eq!(load.controller.recovery(), Default::default());
+    assert_eq!(load.ledger.abandon(), 1);
+    load.close();
 }
 
 #[test]

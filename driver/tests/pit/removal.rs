@@ -63,8 +63,19 @@ fn pit_60_removal_at_every_read_of_the_status() {
 }
 
 #[test]
-fn pit_60_removal_at_every_write_of_the_configuration() {
+fn pit_60_removal_at_every_read_of_other_registers() {
+    assert!(at_every(|| Rule::read(offset::CAP).vanish()) >= 3);
+    assert!(at_every(|| Rule::read(offset::VS).vanish()) >= 1);
+    assert!(at_every(|| Rule::read(offset::CC).vanish()) >= 3);
+    assert!(at_every(|| Rule::read(offset::CRTO).vanish()) >= 2);
+}
+
+#[test]
+fn pit_60_removal_at_every_write_of_a_register() {
     assert!(at_every(|| Rule::write(offset::CC).vanish()) >= 6);
+    for register in [offset::AQA, offset::ASQ, offset::ACQ] {
+        assert!(at_every(|| Rule::write(register).vanish()) >= 2, "{register:#x}");
+    }
 }
 
 #[test]

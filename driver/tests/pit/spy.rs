@@ -37,13 +37,14 @@ pub(crate) struct Spy {
     mapped: Mutex<Vec<(u64, u64, usize)>>,
     removal: Mutex<Option<OwnedFd>>,
     returnable: AtomicBool,
+    shrinks: AtomicBool,
 }
 
 impl Spy {
     pub(crate) fn new(inner: Arc<Embedded>) -> Self {
-        let returnable = AtomicBool::new(false);
+        let (returnable, shrinks) = (AtomicBool::new(false), AtomicBool::new(false));
         let (events, mapped) = (Mutex::default(), Mutex::default());
-        Self { inner, events, mapped, removal: Mutex::default(), returnable }
+        Self { inner, events, mapped, removal: Mutex::default(), returnable, shrinks }
     }
 
     fn note(&self, event: Event) {
@@ -81,6 +82,11 @@ impl Spy {
         self.returnable.store(true, Ordering::Relaxed);
     }
 
+    /// The pool gives memory back that nothing is in any more, while the controller works.
+    pub(crate) fn shrinks(&self) {
+        self.shrinks.store(true, Ordering::Relaxed);
+    }
+
     /// Asks for the device, as the kernel does before a drive is unplugged.
     pub(crate) fn ask_for_removal(&self) {
         let removal = self.removal.lock().unwrap();
@@ -96,6 +102,15 @@ impl Spy {
     /// How often `is` holds of what was asked so far.
     pub(crate) fn count(&self, is: impl Fn(Event) -> bool) -> usize {
         self.events().into_iter().filter(|event| is(*event)).count()
+    }
+}
+
+/// Whatever a test is about: no memory was ever unmapped while the controller could reach it. The last handle drops this.
+impl Drop for Spy {
+    fn drop(&mut self) {
+        let reachable = self.count(|event| event == Event::Unmap { reachable: true });
+        let fine = reachable == 0 || self.shrinks.load(Ordering::Relaxed);
+        assert!(fine || std::thread::panicking(), "memory was taken from the controller");
     }
 }
 

@@ -186,8 +186,24 @@ fn remarks(text: &mut String, side: &Side) {
             let _ = writeln!(text, "  {times:>12} x {code}");
         }
     }
+    recovery(text, side);
     for lost in &side.lost {
         let _ = writeln!(text, "QUEUE LOST: {lost}");
+    }
+}
+
+/// What the driver had to put up with, and which steps it took about it; nothing, as a rule.
+fn recovery(text: &mut String, side: &Side) {
+    let known = |name: &'static str| match name {
+        "strays" | "violations" | "lost" | "retried" => Some(name),
+        name => name.strip_prefix("recovery_"),
+    };
+    let taken = side.counters.iter().filter(|(_, count)| **count != 0);
+    let taken: Vec<String> = taken
+        .filter_map(|(name, count)| Some(format!("{} {count}", known(name)?.replace('_', " "))))
+        .collect();
+    if !taken.is_empty() {
+        let _ = writeln!(text, "Recovery: {}", taken.join(", "));
     }
 }
 

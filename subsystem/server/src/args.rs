@@ -85,8 +85,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = ControllerConfig::default().vectors)]
     pub(crate) vectors: u16,
 
-    /// Misbehave as the plan in FILE says, its rules for PDUs over TCP and all others over vfio-user; what was injected is
-    /// printed at the end
+    /// Misbehave as the plan in FILE says, over vfio-user and TCP alike; what was injected is printed at the end (a plan with
+    /// an example of everything: subsystem/server/faults.toml)
     #[arg(long, value_name = "FILE")]
     pub(crate) faults: Option<PathBuf>,
 

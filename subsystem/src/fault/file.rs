@@ -1,4 +1,5 @@
-//! Plans of faults as text: TOML, one `[[rule]]` after another (feature `fault-file`).
+//! Plans of faults as text: TOML, one `[[rule]]` after another (feature `fault-file`). `subsystem/server/faults.toml` has an
+//! example of everything.
 //!
 //! ```
 //! use doorbell_subsystem::fault::Plan;

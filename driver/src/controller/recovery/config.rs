@@ -67,6 +67,8 @@ pub struct RecoveryCounters {
     pub recreations: u64,
     /// Controller resets, asked for or not.
     pub resets: u64,
+    /// Associations across a network that were made anew after a loss.
+    pub reconnections: u64,
     /// Function level resets on the way.
     pub function_resets: u64,
     /// 1 if the controller has been given up.

@@ -119,7 +119,10 @@ impl Recovery {
         }
     }
 
-    pub(super) fn count(&self, step: impl FnOnce(&mut RecoveryCounters) -> &mut u64) {
+    pub(in crate::controller) fn count(
+        &self,
+        step: impl FnOnce(&mut RecoveryCounters) -> &mut u64,
+    ) {
         *step(&mut lock(&self.counters)) += 1;
     }
 

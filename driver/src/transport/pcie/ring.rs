@@ -14,6 +14,23 @@ use doorbell_spec::command::Sqe;
 use super::doorbell::Doorbell;
 use crate::memory::Buffer;
 
+mod entry;
+
+/// What entries are read with.
+mod sync {
+    pub(super) use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// The device may be another processor: on ARM an acquiring load orders only within the inner domain.
+    #[inline(always)]
+    pub(super) fn barrier() {
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: a barrier touches no memory.
+        unsafe {
+            std::arch::asm!("dmb oshld", options(nostack, preserves_flags));
+        }
+    }
+}
+
 const SQE_WORDS: usize = size_of::<Sqe>() / 8;
 const CQE_WORDS: usize = 2;
 
@@ -213,24 +230,19 @@ impl Completions {
         self.head.memory.len()
     }
 
-    /// The next entry, if it is new; the word with the phase is read first, by an acquiring load (CQ-4).
+    /// The next entry, if it is new.
     #[inline(always)]
     pub(super) fn next(&mut self) -> Arrival {
-        let upper = self.head.word(1).load(Ordering::Acquire);
-        let differs = (upper ^ self.expected) & Self::FIXED;
-        if differs != 0 {
-            return match differs & Self::PHASE {
-                0 => Arrival::Foreign((upper >> 16) as u16),
-                _ => Arrival::Nothing,
-            };
-        }
-        // The device may be another processor: on ARM an acquiring load orders only within the inner domain.
-        #[cfg(target_arch = "aarch64")]
-        // SAFETY: a barrier touches no memory.
-        unsafe {
-            std::arch::asm!("dmb oshld", options(nostack, preserves_flags));
-        }
-        let lower = self.head.word(0).load(Ordering::Relaxed);
+        let upper = match entry::upper(self.head.word(1), self.expected, Self::FIXED) {
+            Ok(upper) => upper,
+            Err((differs, upper)) => {
+                return match differs & Self::PHASE {
+                    0 => Arrival::Foreign((upper >> 16) as u16),
+                    _ => Arrival::Nothing,
+                };
+            }
+        };
+        let lower = entry::lower(self.head.word(0));
         if self.head.advance() {
             self.expected ^= Self::PHASE;
         }

@@ -106,6 +106,20 @@ fn fields_and_selections() {
 }
 
 #[test]
+fn the_plan_of_examples_is_one() {
+    let text = include_str!("../../../server/faults.toml");
+    let plan: Plan = text.parse().expect("a plan");
+    assert!(plan.counters().iter().count() > 10);
+    // It has something at every place but one.
+    for (place, _) in ACTS {
+        let place =
+            place.lines().next().expect("a place").replace("='", " = \"").replace('\'', "\"");
+        let left_out = ["function-reset"].iter().any(|name| place.contains(name));
+        assert!(left_out || text.contains(&place), "no example of {place}");
+    }
+}
+
+#[test]
 fn what_is_wrong_is_said_with_line_and_key() {
     for (text, line, key, part) in [
         ("at='nowhere'", 3, "at", "'nowhere'"),
