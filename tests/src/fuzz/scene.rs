@@ -14,9 +14,9 @@ use doorbell_subsystem::{
 use super::storm::Weather;
 use crate::watched::Watched;
 
-/// Virtual time that an input may take: a controller may ask for nine hours (CRTO) each time it is enabled, and is enabled
-/// three times for each of some resets.
-pub(super) const LONGEST: Duration = Duration::from_secs(32_768 * 3 * 8);
+/// Virtual time that an input may take: a controller gets two minutes each time it is enabled (`Config::ready_limit`), three
+/// times for each of some resets.
+pub(super) const LONGEST: Duration = Duration::from_secs(86_400);
 
 /// A device, and what drives it.
 pub(super) struct Scene {
