@@ -87,9 +87,10 @@ fn the_digest_is_crc32c() {
     assert_eq!(digest::crc32c(&[0; 32]), 0x8a91_36aa);
     assert_eq!(digest::crc32c(&[0xff; 32]), 0x62a8_ab43);
     let bytes: Vec<u8> = (0..=255).collect();
-    for at in 0..bytes.len() {
+    let whole = bitwise(&bytes);
+    for at in (0..bytes.len()).step_by(if cfg!(miri) { 51 } else { 1 }) {
         let (head, tail) = bytes.split_at(at);
-        assert_eq!(digest::append(digest::crc32c(head), tail), bitwise(&bytes), "split at {at}");
+        assert_eq!(digest::append(digest::crc32c(head), tail), whole, "split at {at}");
     }
 }
 
@@ -403,7 +404,8 @@ fn any_header_is_refused_or_sound() {
         (state >> 32) as u32
     };
     let mut accepted = 0;
-    for round in 0..20_000 {
+    let rounds = if cfg!(miri) { 1000 } else { 20_000 };
+    for round in 0..rounds {
         let bits = next();
         let framing = Framing {
             header_digest: bits & 1 != 0,
@@ -426,5 +428,5 @@ fn any_header_is_refused_or_sound() {
         assert_eq!(data_at + data + if data_digest { 4 } else { 0 }, total);
         assert!(total <= 131_072 + 256);
     }
-    assert!(accepted > 500, "{accepted}");
+    assert!(accepted > rounds / 40, "{accepted}");
 }
