@@ -49,8 +49,9 @@ fn write_all(len: u32, piece: usize, maxr2t_z: u32, newest_first: bool) -> Vec<u
 #[test]
 fn blocks_come_together_from_any_pieces() {
     // Under Miri a byte at a time takes minutes.
-    let smallest = if cfg!(miri) { 511 } else { 1 };
-    for piece in [1, 3, 511, 512, 513, 4096, 100_000].into_iter().filter(|at| *at >= smallest) {
+    let pieces: &[usize] =
+        if cfg!(miri) { &[513, 100_000] } else { &[1, 3, 511, 512, 513, 4096, 100_000] };
+    for &piece in pieces {
         for (len, maxr2t_z) in [(512, 0), (4096, 0), (8192 + 512, 0), (8192 + 512, 1), (20_480, 9)]
         {
             for newest_first in [false, true] {
