@@ -28,7 +28,7 @@ fn low(pass: u64) -> u64 {
 
 /// Word 1: the phase tag turns over at each pass.
 fn high(pass: u64) -> u64 {
-    pass << 32 | if pass % 2 == 0 { PHASE } else { 0 }
+    pass << 32 | if pass.is_multiple_of(2) { PHASE } else { 0 }
 }
 
 struct Shared {
