@@ -182,13 +182,20 @@ impl Registers<'_> {
     }
 
     /// CSTS, of a controller that is there. The one place that judges all-ones (INIT-9, RST-7).
+    ///
+    /// A read that nobody answers is all ones, whatever the register; a device that answers has none that is: CSTS has
+    /// reserved bits, and there is no such version. So it takes both to say that a device has gone, after which it is
+    /// left alone for good. If it is CSTS alone, a second look counts; should that be all ones again, it has every bit
+    /// set that is bad, and nothing that is waited for has happened.
     pub(crate) fn status(&self) -> Result<Csts, BringUpError> {
         let csts = Csts::from(self.read32(offset::CSTS)?);
-        if csts.is_absent() {
-            Err(BringUpError::Absent { address: self.address() })
-        } else {
-            Ok(csts)
+        if !csts.is_absent() {
+            return Ok(csts);
         }
+        if self.read32(offset::VS)? == u32::MAX {
+            return Err(BringUpError::Absent { address: self.address() });
+        }
+        Ok(Csts::from(self.read32(offset::CSTS)?))
     }
 
     fn configuration(&self) -> Result<Cc, BringUpError> {
@@ -215,7 +222,7 @@ impl Registers<'_> {
             // Judged before the status: whoever waits too long for its turn to look has still looked once more.
             let late = deadline.passed(self.clock);
             let csts = self.status()?;
-            if is(csts) {
+            if !csts.is_absent() && is(csts) {
                 return Ok(());
             }
             if fatal_ends_it && csts.cfs() {
@@ -242,7 +249,10 @@ impl Registers<'_> {
         quirks: Quirks,
         limit: Duration,
     ) -> Result<Capabilities, BringUpError> {
-        self.status()?;
+        // PIT-01: one look; there is nothing yet that could be lost by believing it.
+        if Csts::from(self.read32(offset::CSTS)?).is_absent() {
+            return Err(BringUpError::Absent { address: self.address() });
+        }
         let mut cap = Cap::from(self.read64(offset::CAP)?);
         let vs = Vs::from(self.read32(offset::VS)?);
         if u64::from(cap) == u64::MAX {

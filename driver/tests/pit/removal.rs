@@ -191,3 +191,72 @@ fn a_drive_that_is_torn_out_is_given_back_before_anything_else_is_tried() {
     assert_eq!(load.bench.spy.count(|event| event == Event::Reset), 0, "there is nothing to reset");
     load.close();
 }
+
+/// Reads as all ones from now on, `times` times: one register alone, of a device that is there.
+fn all_ones(register: u64, times: u64) -> Rule {
+    Rule::read(register).all_ones().times(times)
+}
+
+#[test]
+fn a_status_that_reads_as_all_ones_once_is_looked_at_again() {
+    for read in 1..20 {
+        let mut load = Load::new(4);
+        let counters = load.bench.inject([
+            Rule::read(offset::CSTS).all_ones().nth(read).named("ones"),
+            Rule::command(Commands::any_io()).hang().nth(2),
+        ]);
+        load.send(4);
+        load.settle();
+        load.controller.reset().expect("a reset");
+        load.resumes();
+        assert_eq!(load.controller.recovery().given_up, 0, "read {read}");
+        let seen = counters.total();
+        load.close();
+        if seen < 2 {
+            assert!(read > 4, "only {read} reads");
+            return;
+        }
+    }
+    panic!("no end");
+}
+
+#[test]
+fn a_status_that_stays_all_ones_is_a_failure_and_not_a_removal() {
+    let mut load = Load::new(4);
+    load.bench.spy.returnable();
+    load.bench.inject([
+        all_ones(offset::CSTS, u64::MAX),
+        Rule::command(Commands::any_io()).hang().nth(2),
+    ]);
+    load.send(4);
+    let error = load.controller.reset().expect_err("no status").to_string();
+    assert!(error.contains("CSTS 0xffffffff"), "{error}");
+    load.settle();
+    assert_eq!(load.queue.failure(), Some(Violation::Ended));
+    let steps = load.controller.recovery();
+    assert_eq!(steps.given_up, 1);
+    assert!(steps.function_resets > 0, "what is there is reset, not taken for gone: {steps:?}");
+    load.close();
+}
+
+#[test]
+fn a_version_that_reads_as_all_ones_says_nothing_alone() {
+    let mut load = Load::new(4);
+    load.bench.inject([all_ones(offset::VS, u64::MAX)]);
+    load.controller.reset().expect("a reset");
+    load.resumes();
+    load.close();
+}
+
+#[test]
+fn status_and_version_of_all_ones_are_a_removal() {
+    let mut load = Load::new(4);
+    load.bench.spy.returnable();
+    load.bench.inject([all_ones(offset::CSTS, u64::MAX), all_ones(offset::VS, u64::MAX)]);
+    let error = load.controller.reset().expect_err("gone").to_string();
+    assert!(error.contains("all ones"), "{error}");
+    assert_eq!(load.bench.spy.count(|event| event == Event::Reset), 0, "nothing to reset");
+    assert!(load.bench.spy.count(|event| matches!(event, Event::GiveBack { .. })) > 0);
+    load.settle();
+    load.close();
+}

@@ -8,6 +8,7 @@ use doorbell_spec::feature::Fid;
 use doorbell_spec::identify::{Cns, Csi, IdentifyController, IdentifyNamespace};
 use doorbell_spec::log::{ChangedNamespaceList, Lid};
 use doorbell_spec::nvm;
+use doorbell_spec::register::{Cc, offset};
 use doorbell_spec::status::Status;
 use doorbell_subsystem::{ChangeError, Controller, NamespaceSpec};
 use zerocopy::FromBytes;
@@ -215,5 +216,70 @@ fn settings_out_of_range() {
     ] {
         let error = Controller::new(Arc::clone(&subsystem), config).expect_err("refused");
         assert!(error.to_string().contains(words), "{error}");
+    }
+}
+
+/// A namespace belongs to its subsystem: whatever becomes of a controller, those of others serve it, and it holds what was
+/// written to it; also when there is no controller at all.
+#[test]
+fn a_namespace_outlives_every_controller_whatever_its_end() {
+    let set_cc = |host: &mut Host, cc: Cc| host.controller.write(offset::CC, 4, cc.into_bits().into());
+    let ends: [(&str, &dyn Fn(&mut Host)); 7] = [
+        ("dropped", &|_| ()),
+        ("disabled", &|host| set_cc(host, host.cc(0))),
+        ("disabled, and dropped before it is idle", &|host| {
+            set_cc(host, host.cc(0));
+            host.ring(1);
+        }),
+        ("shut down", &|host| {
+            set_cc(host, host.cc(0).with_en(true).with_shn(Cc::SHN_NORMAL));
+            host.poll();
+        }),
+        ("shut down abruptly", &|host| {
+            set_cc(host, host.cc(0).with_en(true).with_shn(Cc::SHN_ABRUPT));
+            host.poll();
+        }),
+        ("reset as a function", &|host| host.controller.reset()),
+        ("without memory", &|host| {
+            host.controller.unmap_all();
+            host.poll();
+        }),
+    ];
+    let subsystem = subsystem(&["memory:1MiB"]);
+    let mut stays = Host::ready(&subsystem, config());
+    stays.pair(1, 8, 8);
+    let ours = stays.pages(1);
+    let read = |host: &mut Host, page, lba| {
+        host.expect(1, nvm::read(1, lba, 0).with_prp(page, 0), Status::SUCCESS);
+        host.ram.read(page, 512)
+    };
+    for (round, (name, end)) in ends.iter().enumerate() {
+        let (lba, byte) = (2 * round as u64, round as u8 + 1);
+        let mut goes = Host::ready(&subsystem, config());
+        goes.pair(1, 8, 8);
+        let theirs = goes.pages(1);
+        goes.ram.write(theirs, &[byte; 512]);
+        goes.expect(1, nvm::write(1, lba, 0).with_prp(theirs, 0), Status::SUCCESS);
+        // One more is on its way: it is carried out, or it is not.
+        goes.stage(1, nvm::write(1, lba + 1, 0).with_prp(theirs, 0));
+        goes.ring(1);
+        end(&mut goes);
+        for _ in 0..2 {
+            assert_eq!(read(&mut stays, ours, lba), [byte; 512], "{name}");
+            let late = read(&mut stays, ours, lba + 1);
+            assert!(late == [byte; 512] || late == [0; 512], "{name}: {late:x?}");
+        }
+        // What it had in flight does not come later either, and it takes nothing with it.
+        let before = read(&mut stays, ours, lba + 1);
+        drop(goes);
+        assert_eq!(read(&mut stays, ours, lba), [byte; 512], "{name}, gone");
+        assert_eq!(read(&mut stays, ours, lba + 1), before, "{name}, gone");
+    }
+    drop(stays);
+    let mut last = Host::ready(&subsystem, config());
+    last.pair(1, 8, 8);
+    let page = last.pages(1);
+    for round in 0..ends.len() {
+        assert_eq!(read(&mut last, page, 2 * round as u64), [round as u8 + 1; 512]);
     }
 }
