@@ -1,6 +1,7 @@
 //! Two controllers of one subsystem share a namespace: one goes and comes back in every way that there is, the namespace
 //! lives on, and I/O through the other never fails.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,12 +11,13 @@ use std::time::{Duration, Instant};
 use doorbell::clock::SystemClock;
 use doorbell::device::embedded::Embedded;
 use doorbell::{Address, Config, Controller, Queue, QueueConfig};
+use doorbell_subsystem::fabrics::Limits;
 use doorbell_subsystem::port::vfio_user;
 use doorbell_subsystem::{
     Controller as Emulated, ControllerConfig, InProcess, NamespaceSpec, Subsystem,
 };
 use doorbell_tests::load::{Progress, Region, Tally};
-use doorbell_tests::rig::{Scratch, within};
+use doorbell_tests::rig::{NQN, Port, Scratch, within};
 
 const ROUNDS: u64 = 5;
 const CELLS: usize = 32;
@@ -25,7 +27,7 @@ const GOES: u64 = 1;
 
 fn subsystem() -> Arc<Subsystem> {
     let spec: NamespaceSpec = "memory:1MiB".parse().expect("a namespace");
-    Subsystem::builder().namespace(spec.open().expect("memory")).build()
+    Subsystem::builder().nqn(NQN).namespace(spec.open().expect("memory")).build()
 }
 
 /// A controller of `subsystem` in this process.
@@ -65,6 +67,15 @@ impl Gate {
     }
 }
 
+/// Stops a worker, also where something panics.
+struct Stop<'a>(&'a Progress);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.stop.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Runs `act` while a worker through another controller of the subsystem writes and verifies; none of its commands fails.
 fn beside(subsystem: &Arc<Subsystem>, act: impl FnOnce(&Progress)) {
     let stays = embedded(subsystem);
@@ -77,13 +88,6 @@ fn beside(subsystem: &Arc<Subsystem>, act: impl FnOnce(&Progress)) {
             region.check(&stays, &namespace, &mut queue);
             tally
         });
-        // Stops the worker also if what follows panics.
-        struct Stop<'a>(&'a Progress);
-        impl Drop for Stop<'_> {
-            fn drop(&mut self) {
-                self.0.stop.store(true, Ordering::Relaxed);
-            }
-        }
         let stop = Stop(&progress);
         act(&progress);
         drop(stop);
@@ -104,18 +108,30 @@ fn advance(progress: &Progress, more: u64) {
     }
 }
 
-/// Load through `controller` while `act` does something to it; then the queue is drained or ends.
-fn under_load(controller: &Controller, region: &mut Region, act: impl FnOnce()) -> Tally {
+/// Load through `controller` while `act` does something to it, and may watch it; then the queue is drained or ends.
+fn under_load(controller: &Controller, region: &mut Region, act: impl FnOnce(&Progress)) -> Tally {
     let progress = Progress::default();
     let (namespace, mut queue) = (controller.namespace(1).expect("a namespace"), queue(controller));
     region.check(controller, &namespace, &mut queue);
     thread::scope(|scope| {
         let worker = scope.spawn(|| region.work(controller, &namespace, &mut queue, &progress));
+        let stop = Stop(&progress);
         advance(&progress, 50);
-        act();
-        progress.stop.store(true, Ordering::Relaxed);
+        act(&progress);
+        drop(stop);
         worker.join().expect("the controller that goes")
     })
+}
+
+/// Dropped in the middle of everything: commands in flight, nobody polls.
+fn dropped_at_work(controller: Controller, region: &mut Region) {
+    let (namespace, mut queue) = (controller.namespace(1).expect("one"), queue(&controller));
+    region.check(&controller, &namespace, &mut queue);
+    for lba in 0..4 {
+        let buffer = controller.buffer(4096).expect("memory");
+        queue.submit(namespace.read(lba, buffer)).expect("room");
+    }
+    drop((controller, queue, namespace));
 }
 
 /// Comes and goes through `open`: reset, detached, dropped with I/O in flight, and with its port taken away.
@@ -125,29 +141,22 @@ fn goes_and_comes(subsystem: &Arc<Subsystem>, open: impl Fn() -> Gate) {
         let mut gate = open();
         for round in 0..ROUNDS {
             let controller = gate.attach();
-            under_load(&controller, &mut region, || controller.reset().expect("a reset"));
-            let detached = under_load(&controller, &mut region, || {
+            under_load(&controller, &mut region, |_| {
+                controller.reset().expect("a reset");
+            });
+            let detached = under_load(&controller, &mut region, |_| {
                 controller.detach().expect("detached");
             });
             drop(controller);
             advance(steady, 20);
 
-            // Dropped in the middle of everything: commands in flight, nobody polls.
-            let controller = gate.attach();
-            let (namespace, mut queue) =
-                (controller.namespace(1).expect("one"), queue(&controller));
-            region.check(&controller, &namespace, &mut queue);
-            for lba in 0..4 {
-                let buffer = controller.buffer(4096).expect("memory");
-                queue.submit(namespace.read(lba, buffer)).expect("room");
-            }
-            drop((controller, queue, namespace));
+            dropped_at_work(gate.attach(), &mut region);
             advance(steady, 20);
 
             // The port goes, and another takes its place.
             let controller = gate.attach();
             let mut taken = Some(gate);
-            let lost = under_load(&controller, &mut region, || drop(taken.take()));
+            let lost = under_load(&controller, &mut region, |_| drop(taken.take()));
             advance(steady, 20);
             gate = open();
             println!("round {round}: {detached:?} detached, {lost:?} without a port");
@@ -164,5 +173,48 @@ fn one_goes_over_vfio_user_and_io_through_the_other_never_fails() {
         let scratch = Scratch::new();
         let (path, subsystem) = (scratch.join("socket"), subsystem());
         goes_and_comes(&subsystem, || Gate::open(&subsystem, &path));
+    });
+}
+
+/// A host of `port` that comes back at once, and until the port does: nothing that was in flight can still be carried
+/// out when a port has ended.
+fn over_tcp(port: &Port) -> Controller {
+    let address = format!("{},reconnect=10ms,quiesce=0", port.address());
+    Controller::attach(&address.parse().expect("an address"), Config::default()).expect("attach")
+}
+
+#[test]
+fn one_goes_over_tcp_and_io_through_the_other_never_fails() {
+    within(Duration::from_secs(240), || {
+        let subsystem = subsystem();
+        let address = (Ipv4Addr::LOCALHOST, 0).into();
+        let mut port = Some(Port::serve(subsystem.clone(), Limits::default(), address));
+        beside(&subsystem, |steady| {
+            let mut region = Region::new(GOES, CELLS);
+            for round in 0..ROUNDS {
+                let here = port.as_ref().expect("a port");
+                let controller = over_tcp(here);
+                let detached = under_load(&controller, &mut region, |_| {
+                    controller.detach().expect("detached");
+                });
+                drop(controller);
+                advance(steady, 20);
+                dropped_at_work(over_tcp(here), &mut region);
+                advance(steady, 20);
+
+                // The port goes, and comes back: the controller is another one then, the namespace is not.
+                let controller = over_tcp(here);
+                let lost = under_load(&controller, &mut region, |progress| {
+                    let (target, address) = port.take().expect("a port").end();
+                    advance(steady, 20);
+                    port = Some(Port::again(target, address));
+                    advance(progress, 20);
+                });
+                println!("round {round}: {detached:?} detached, {lost:?} with a port that went");
+            }
+            let last = over_tcp(port.as_ref().expect("a port"));
+            let (namespace, mut queue) = (last.namespace(1).expect("a namespace"), queue(&last));
+            region.check(&last, &namespace, &mut queue);
+        });
     });
 }

@@ -8,9 +8,10 @@
 //! [`VfioUser::open`]. Interrupts are set one a message, since one file descriptor is all that the protocol lets a
 //! client take for granted.
 //!
-//! A server that is trusted with the client's memory can also shorten the file behind the doorbells, after which a
-//! doorbell write would raise SIGBUS; its length is checked when it is mapped, and no better defence exists while
-//! servers in use do not seal that file.
+//! A server that dies leaves the memory behind the doorbells to whoever has it mapped. One that lives could shorten that
+//! file, after which a doorbell write would raise SIGBUS: the file is sealed against that where it lets itself be
+//! sealed, and then its length is checked. Servers that use a file of a file system instead of a memfd are trusted not
+//! to shorten it, as they are trusted with the client's memory.
 
 mod connection;
 mod region;

@@ -126,6 +126,33 @@ fn asked_for_its_device_the_controller_says_so_and_goes_on() {
 }
 
 #[test]
+fn an_error_of_the_bus_is_told_and_ends_nothing() {
+    let mut bench = Bench::new();
+    bench.spy.returnable();
+    bench.config.detach_on_request = true;
+    let mut load = Load::with(bench, 4);
+    for _ in 0..3 {
+        load.send(4);
+        // However many there were since the last look.
+        load.bench.spy.report_bus_error();
+        load.bench.spy.report_bus_error();
+        let mut events = Vec::new();
+        load.controller.poll(|event| events.push(event));
+        assert_eq!(events, [doorbell::Event::BusError]);
+        load.settle();
+        assert_eq!(load.ledger.count(|status, _| !status.is_success()), 0);
+    }
+    // Both at once: each is told, and the device goes back.
+    load.bench.spy.report_bus_error();
+    load.bench.spy.ask_for_removal();
+    let mut events = Vec::new();
+    load.controller.poll(|event| events.push(event));
+    assert_eq!(events, [doorbell::Event::BusError, doorbell::Event::RemovalAsked]);
+    assert_eq!(given_back(&load), 1);
+    load.close();
+}
+
+#[test]
 fn detached_under_load_everything_ends_once_and_the_drive_can_be_attached_again() {
     let mut load = Load::new(8);
     load.bench.spy.returnable();

@@ -36,6 +36,7 @@ pub(crate) struct Spy {
     /// First I/O address, bytes and where it is in this process, of what is mapped.
     mapped: Mutex<Vec<(u64, u64, usize)>>,
     removal: Mutex<Option<OwnedFd>>,
+    bus_error: Mutex<Option<OwnedFd>>,
     returnable: AtomicBool,
     shrinks: AtomicBool,
 }
@@ -44,7 +45,8 @@ impl Spy {
     pub(crate) fn new(inner: Arc<Embedded>) -> Self {
         let (returnable, shrinks) = (AtomicBool::new(false), AtomicBool::new(false));
         let (events, mapped) = (Mutex::default(), Mutex::default());
-        Self { inner, events, mapped, removal: Mutex::default(), returnable, shrinks }
+        let (removal, bus_error) = (Mutex::default(), Mutex::default());
+        Self { inner, events, mapped, removal, bus_error, returnable, shrinks }
     }
 
     fn note(&self, event: Event) {
@@ -89,8 +91,17 @@ impl Spy {
 
     /// Asks for the device, as the kernel does before a drive is unplugged.
     pub(crate) fn ask_for_removal(&self) {
-        let removal = self.removal.lock().unwrap();
-        rustix::io::write(removal.as_ref().expect("asked to be told"), &1u64.to_ne_bytes())
+        Self::signal(&self.removal);
+    }
+
+    /// Reports an error of the bus, as the kernel does.
+    pub(crate) fn report_bus_error(&self) {
+        Self::signal(&self.bus_error);
+    }
+
+    fn signal(notice: &Mutex<Option<OwnedFd>>) {
+        let notice = notice.lock().unwrap();
+        rustix::io::write(notice.as_ref().expect("asked to be told"), &1u64.to_ne_bytes())
             .expect("signalled");
     }
 
@@ -151,11 +162,12 @@ impl Device for Spy {
     }
 
     fn interrupt(&self, interrupt: Interrupt, eventfd: Option<OwnedFd>) -> Result<(), DeviceError> {
-        if interrupt == Interrupt::Removal {
-            *self.removal.lock().unwrap() = eventfd;
-            return Ok(());
+        match interrupt {
+            Interrupt::Removal => *self.removal.lock().unwrap() = eventfd,
+            Interrupt::BusError => *self.bus_error.lock().unwrap() = eventfd,
+            Interrupt::Vector(_) => return self.inner.interrupt(interrupt, eventfd),
         }
-        self.inner.interrupt(interrupt, eventfd)
+        Ok(())
     }
 
     fn reset(&self) -> Result<(), DeviceError> {

@@ -18,15 +18,17 @@ given() {
 
 free_pages() { cat /sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages; }
 
-# come BDF DEVICE: QEMU adds it; again if its place was still taken.
+# come BDF DEVICE: QEMU adds it once $come_when says so; again if its place was still taken, after $come_patience seconds.
+come_when=true come_patience=4
 come() {
     come_tries=0
+    wait_for 20 "$come_when" || return 1
     until [ -e "/sys/bus/pci/devices/$1" ]; do
         come_tries=$((come_tries + 1))
         [ $come_tries -le 10 ] || return 1
         monitor "device_add $2,id=hot$round_id"
         round_id=$((round_id + 1))
-        wait_for 4 test -e "/sys/bus/pci/devices/$1"
+        wait_for "$come_patience" test -e "/sys/bus/pci/devices/$1"
     done
     come_id=hot$((round_id - 1))
 }

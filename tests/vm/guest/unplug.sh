@@ -28,7 +28,7 @@ rounds shared-one-goes-and-comes 20 "$left" left nvme,bus=port2,serial=doorshare
 if need doorbell-perf && need hello; then
     pages=$(free_pages)
     round=0
-    while [ $round -lt 5 ]; do
+    while [ $round -lt 20 ]; do
         doorbell-perf --time 60s --workload randrw --yes-destroy-data "pcie:$hot" >/tmp/victim.out 2>&1 &
         victim=$!
         if wait_for 20 grep -qs vfio-device /proc/$victim/maps; then
@@ -44,5 +44,5 @@ if need doorbell-perf && need hello; then
         fi
         round=$((round + 1))
     done
-    [ $round = 5 ] && pass killed
+    [ $round = 20 ] && pass killed
 fi

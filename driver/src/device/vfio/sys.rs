@@ -266,6 +266,68 @@ mod tests {
         assert_eq!(bytes, [0, 0], "what is stored reaches the file no more");
     }
 
+    /// A mapping of one page that somebody else can take away, and its file.
+    fn window() -> (MmapRaw, std::fs::File) {
+        let flags = rustix::fs::MemfdFlags::CLOEXEC;
+        let file = std::fs::File::from(rustix::fs::memfd_create("window", flags).unwrap());
+        file.set_len(4096).unwrap();
+        (memmap2::MmapOptions::new().len(4096).map_raw(&file).unwrap(), file)
+    }
+
+    #[test]
+    fn a_thread_that_stores_without_end_never_meets_a_page_that_is_not_there() {
+        use std::sync::atomic::{AtomicU64, Ordering};
+        for _ in 0..200 {
+            let (mapping, file) = window();
+            let stores = AtomicU64::new(0);
+            let wait = |more: u64| {
+                let until = stores.load(Ordering::Relaxed) + more;
+                while stores.load(Ordering::Relaxed) < until {
+                    std::thread::yield_now();
+                }
+            };
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    while stores.fetch_add(1, Ordering::Relaxed) < u64::from(u32::MAX) {
+                        // SAFETY: within the mapping, in memory of this test's own.
+                        unsafe { mapping.as_mut_ptr().write_volatile(1) };
+                    }
+                });
+                wait(10);
+                cover(&mapping).unwrap();
+                file.set_len(0).unwrap();
+                wait(10);
+                stores.store(u64::from(u32::MAX), Ordering::Relaxed);
+            });
+        }
+    }
+
+    #[test]
+    #[ignore = "ends by SIGBUS; started by the test below"]
+    fn not_covered() {
+        let (mapping, file) = window();
+        file.set_len(0).unwrap();
+        println!("the page is gone");
+        // SAFETY: within the mapping, in memory of this test's own.
+        unsafe { mapping.as_mut_ptr().write_volatile(1) };
+        println!("and nobody missed it");
+    }
+
+    #[test]
+    fn a_store_to_a_page_that_is_not_there_ends_the_process() {
+        use std::os::unix::process::ExitStatusExt;
+        let name = "device::vfio::sys::tests::not_covered";
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([name, "--exact", "--ignored", "--nocapture"])
+            // Sanitizers have handlers of their own.
+            .env("ASAN_OPTIONS", "handle_sigbus=0")
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.contains("the page is gone") && !text.contains("nobody missed"), "{text}");
+        assert_eq!(output.status.signal(), Some(libc::SIGBUS), "{text}");
+    }
+
     #[test]
     fn other_files_refuse() {
         use std::os::fd::AsFd;

@@ -84,7 +84,10 @@ impl Region {
                 range()
             ));
         }
-        // Touching a page past the end of the file would be fatal.
+        // Touching a page past the end of the file would be fatal. Only a memory file can be kept from becoming shorter, and
+        // only if its maker lets it.
+        #[cfg(not(miri))]
+        let _best_effort = rustix::fs::fcntl_add_seals(file, rustix::fs::SealFlags::SHRINK);
         let metadata = file.metadata().map_err(|error| format!("its file: {error}"))?;
         let file_len = metadata.len();
         let inside = in_file.checked_add(len).is_some_and(|end| end <= file_len);
@@ -149,6 +152,22 @@ mod tests {
         let file = File::create_new(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
         file
+    }
+
+    #[test]
+    #[cfg(not(miri))]
+    fn a_memory_file_cannot_be_shortened_once_it_is_used() {
+        use rustix::fs::MemfdFlags;
+        for (flags, kept) in [(MemfdFlags::ALLOW_SEALING, true), (MemfdFlags::empty(), false)] {
+            let memory = rustix::fs::memfd_create("bar", MemfdFlags::CLOEXEC | flags).unwrap();
+            let servers = File::from(memory.try_clone().unwrap());
+            servers.set_len(0x14000).unwrap();
+            let region = Region::parse(&info(RegionInfo::MMAP, &[]), vec![memory]).unwrap();
+            region.file(0x1000, 0x1000).unwrap();
+            assert_eq!(servers.set_len(0).is_err(), kept);
+            // What is too short by then is refused.
+            assert_eq!(region.file(0x1000, 0x1000).is_ok(), kept);
+        }
     }
 
     fn info(flags: u32, areas: &[(u64, u64)]) -> Vec<u8> {
