@@ -32,7 +32,10 @@ const WORKERS: u64 = 3;
 const CELLS: usize = 64;
 const DEPTH: u16 = 16;
 /// The drive goes and comes at the tester's pace.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(80);
+/// After which a command is overdue: not before everybody else has given up, unless it is what has to be noticed.
+const OVERDUE: Duration = Duration::from_secs(60);
+const NOTICED: Duration = Duration::from_secs(4);
 
 #[derive(Clone, Copy, PartialEq)]
 enum Manner {
@@ -91,7 +94,7 @@ fn address(bdf: &str) -> Outcome<Address> {
 fn config(manner: Manner) -> Config {
     let mut config = Config::default();
     config.detach_on_request = manner == Manner::Obey;
-    config.admin_timeout = Duration::from_secs(10);
+    config.admin_timeout = if manner == Manner::Notice { NOTICED } else { OVERDUE };
     config
 }
 
@@ -114,9 +117,14 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(controller: &Controller, mut region: Region, first: bool) -> Outcome<Self> {
+    fn new(
+        controller: &Controller,
+        mut region: Region,
+        manner: Manner,
+        first: bool,
+    ) -> Outcome<Self> {
         let mut config = QueueConfig::with_depth(DEPTH);
-        config.timeout = Duration::from_secs(4);
+        config.timeout = if manner == Manner::Notice { NOTICED } else { OVERDUE };
         let (namespace, mut queue) = (controller.namespace(1)?, controller.queue(config)?);
         if first {
             region.erase(controller, &namespace, &mut queue);
@@ -138,7 +146,7 @@ fn run(bdf: &str, rounds: u64, manner: Manner, beside: Option<&str>) -> Outcome 
     let steady = Progress::default();
     thread::scope(|scope| -> Outcome {
         let other = elsewhere.as_ref().map(|controller| {
-            let mut worker = Worker::new(controller, Region::new(WORKERS, CELLS), true)?;
+            let mut worker = Worker::new(controller, Region::new(WORKERS, CELLS), manner, true)?;
             let steady = &steady;
             let thread = scope.spawn(move || {
                 let Worker { region, queue, namespace } = &mut worker;
@@ -153,7 +161,7 @@ fn run(bdf: &str, rounds: u64, manner: Manner, beside: Option<&str>) -> Outcome 
             drop(held.take());
             let workers: Outcome<Vec<_>> = regions
                 .drain(..)
-                .map(|region| Worker::new(&controller, region, round == 0))
+                .map(|region| Worker::new(&controller, region, manner, round == 0))
                 .collect();
             let passed_beside = steady.done.load(Ordering::Relaxed);
             let (workers, tally) =

@@ -4,7 +4,7 @@
 monitor() { note "monitor $*"; }
 
 # give BDF: to vfio-pci, as soon as the kernel lets it be had; its own driver may have been faster.
-give() { wait_for 20 given "$1"; }
+give() { wait_for 60 given "$1"; }
 given() {
     if [ "$(driver_of "$1")" = nvme ]; then
         # Taken while it comes up, it fails later, and then takes the drive from whoever has it.
@@ -22,7 +22,7 @@ free_pages() { cat /sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages; }
 come_when=true come_patience=4
 come() {
     come_tries=0
-    wait_for 20 "$come_when" || return 1
+    wait_for 60 "$come_when" || return 1
     until [ -e "/sys/bus/pci/devices/$1" ]; do
         come_tries=$((come_tries + 1))
         [ $come_tries -le 10 ] || return 1
@@ -48,13 +48,13 @@ rounds() {
         $rounds_take "$rounds_bdf" "$come_id"
         rounds_said "^ended $rounds_done\$" || break
         # The kernel finishes the removal, which it cannot while a process holds the drive.
-        wait_for 20 test ! -e "/sys/bus/pci/devices/$rounds_bdf" || break
+        wait_for 60 test ! -e "/sys/bus/pci/devices/$rounds_bdf" || break
         come "$rounds_bdf" "$rounds_device" || break
         give "$rounds_bdf" || break
         rounds_done=$((rounds_done + 1))
     done
     rounds_done_well=no
-    if [ $rounds_done = "$rounds_count" ] && wait_for 20 sh -c "! kill -0 $rounds_pid 2>/dev/null"; then
+    if [ $rounds_done = "$rounds_count" ] && wait_for 60 sh -c "! kill -0 $rounds_pid 2>/dev/null"; then
         rounds_done_well=yes
     fi
     kill -KILL $rounds_pid 2>/dev/null
@@ -73,7 +73,7 @@ rounds() {
 
 # rounds_said WORDS: the command has, or has ended, which is no good.
 rounds_said() {
-    said_left=300
+    said_left=900
     until grep -q "$1" /tmp/rounds.out; do
         said_left=$((said_left - 1))
         { [ $said_left -gt 0 ] && ! grep -q '^failed' /tmp/rounds.out; } || return 1

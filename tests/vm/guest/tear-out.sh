@@ -1,4 +1,4 @@
-# shellcheck shell=sh disable=SC2154
+# shellcheck shell=sh disable=SC2154,SC2034
 # Drives that are torn out under load: they are gone before anybody has been told, all-ones are all that is left, and
 # the kernel hears of it from the port (pciehp). The queues notice, the driver gives the function back, and the same
 # process attaches the drive when it is there again.
@@ -40,15 +40,16 @@ tear() {
     set_word "$port" $control "$was"
     echo "torn out: slot control $was, status $(word "$port" $status)"
 }
-absent() { [ $(($(word "$port" $status) & 0x40)) = 0 ]; }
+absent() { [ $(($(word "$port" "$status") & 0x40)) = 0 ]; }
 # What is plugged in before the kernel has turned off the slot's power, and then its indicator, QEMU unplugs with that.
 come_when=turned_off
-turned_off() { [ $(($(word "$port" $control) & 0x700)) = $((0x700)) ]; }
+turned_off() { [ $(($(word "$port" "$control") & 0x700)) = $((0x700)) ]; }
 ask() { monitor "device_del $2"; }
 
 check reserve hugepages.sh reserve 64
 check bind hugepages.sh bind "$hot"
-drive=nvme,bus=port1,serial=doorhot,drive=doorhot
+# A drive that QEMU has taken away may wait for ever for memory to go on with, and keep its blocks.
+drive=nvme,bus=port1,serial=doorhot,drive=doorhot,share-rw=on
 rounds torn-out 5 "$hot" hot "$drive" tear removal-check "$hot" 5 notice
 # The port's own way of asking: a button, and five seconds.
 rounds asked-by-the-port 2 "$hot" "$come_id" "$drive" ask removal-check "$hot" 2 obey
