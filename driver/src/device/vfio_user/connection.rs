@@ -64,6 +64,14 @@ pub(super) struct Connection {
     broken: Option<String>,
 }
 
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // Closing alone does not tell the server while a process that another thread is starting has a copy; and a
+        // server that does not know turns the next client away.
+        let _best_effort = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+    }
+}
+
 /// Why an exchange failed.
 enum Failure {
     TimedOut,
@@ -381,5 +389,31 @@ fn explain_busy(error: DeviceError, after: Duration) -> DeviceError {
             after,
         },
         other => other,
+    }
+}
+
+#[cfg(all(test, not(miri)))]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn the_end_is_heard_also_where_somebody_has_a_copy_of_the_socket() {
+        let (ours, mut servers) = UnixStream::pair().unwrap();
+        let copy = ours.try_clone().unwrap();
+        let connection = Connection {
+            socket: ours.into(),
+            address: String::new(),
+            deadline: Duration::ZERO,
+            next_id: 0,
+            server: Capabilities::default(),
+            broken: None,
+        };
+        drop(connection);
+        servers.set_nonblocking(true).unwrap();
+        assert_eq!(servers.read(&mut [0]).unwrap(), 0);
+        drop(copy);
     }
 }
