@@ -225,7 +225,8 @@ fn settings_out_of_range() {
 fn a_namespace_outlives_every_controller_whatever_its_end() {
     let set_cc =
         |host: &mut Host, cc: Cc| host.controller.write(offset::CC, 4, cc.into_bits().into());
-    let ends: [(&str, &dyn Fn(&mut Host)); 7] = [
+    type End<'a> = (&'a str, &'a dyn Fn(&mut Host));
+    let ends: [End<'_>; 7] = [
         ("dropped", &|_| ()),
         ("disabled", &|host| set_cc(host, host.cc(0))),
         ("disabled, and dropped before it is idle", &|host| {
