@@ -4,6 +4,7 @@
 //! as soon as it comes.
 
 use std::collections::HashMap;
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -187,6 +188,24 @@ impl Proxy {
     #[must_use]
     pub fn connections(&self) -> usize {
         self.shared.lock().connections
+    }
+
+    /// Bytes that the kernel has for the host of each connection, and that it has not read yet.
+    ///
+    /// # Panics
+    /// If the kernel's table of connections cannot be read.
+    #[must_use]
+    pub fn unread(&self) -> Vec<usize> {
+        let table = fs::read_to_string("/proc/net/tcp").expect("the kernel's table");
+        let unread = |line: &str| {
+            let mut words = line.split_whitespace().skip(2);
+            let (remote, _state, queues) = (words.next()?, words.next()?, words.next()?);
+            let (_, remote) = remote.split_once(':')?;
+            let (_, unread) = queues.split_once(':')?;
+            let number = |text| usize::from_str_radix(text, 16).ok();
+            (number(remote)? == usize::from(self.address.port())).then(|| number(unread))?
+        };
+        table.lines().filter_map(unread).collect()
     }
 
     /// The messages whose headers have passed, in that order.

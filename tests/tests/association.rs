@@ -5,7 +5,6 @@
 //! time must not matter.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -99,7 +98,7 @@ impl Rig {
         let started = Instant::now();
         loop {
             let told = self.told(line.connection) - before;
-            if told >= least && unread(self.proxy.address.port()).contains(&told) {
+            if told >= least && self.proxy.unread().contains(&told) {
                 return told;
             }
             assert!(started.elapsed() < LONGEST, "{told} bytes of answers");
@@ -119,20 +118,6 @@ impl Rig {
         line.queue.submit(namespace.write(100, buffer)).expect("room");
         assert_eq!(ends(&mut line.queue, 1)[&0], Outcome::Indeterminate);
     }
-}
-
-/// Bytes that wait to be read, of each of this machine's connections to `port`.
-fn unread(port: u16) -> Vec<usize> {
-    let table = fs::read_to_string("/proc/net/tcp").expect("the kernel's table");
-    let unread = |line: &str| {
-        let mut words = line.split_whitespace().skip(2);
-        let (remote, _state, queues) = (words.next()?, words.next()?, words.next()?);
-        let (_, remote) = remote.split_once(':')?;
-        let (_, unread) = queues.split_once(':')?;
-        let number = |text| usize::from_str_radix(text, 16).ok();
-        (number(remote)? == usize::from(port)).then(|| number(unread))?
-    };
-    table.lines().filter_map(unread).collect()
 }
 
 /// Polls until `count` commands have ended, each once; how.
@@ -204,7 +189,7 @@ fn a_queue_that_nobody_polls_is_cut_before_the_next_association() {
             rig.controller.poll(|event| back |= event == Event::Reconnected);
         }
         // Its connection has gone, and what had come with it.
-        assert!(!unread(rig.proxy.address.port()).contains(&left));
+        assert!(!rig.proxy.unread().contains(&left));
         let ended = ends(&mut other.queue, COMMANDS as usize);
         let unknown = ended.values().all(|it| *it == Outcome::Indeterminate);
         assert!(unknown && ended.len() == COMMANDS as usize, "{ended:?}");

@@ -3,10 +3,14 @@
 //! That nobody waits is told by the number of polls, not by the clock: machines that run tests are busy.
 
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use doorbell::clock::{Clock, SystemClock};
 use doorbell::{Address, CommandError, Config, Controller, Event, Outcome, Queue, QueueConfig};
+use doorbell_spec::fabrics::pdu::CapsuleResponse;
 use doorbell_subsystem::fabrics::Limits;
 use doorbell_subsystem::{NamespaceSpec, Subsystem};
 use doorbell_tests::proxy::{Plan, Proxy, Trouble, Way};
@@ -258,5 +262,79 @@ fn a_queue_made_while_the_target_is_away_waits_for_it() {
             drop(first);
             drop(again);
         });
+    });
+}
+
+/// The system's clock, and how far it is ahead.
+struct Ahead {
+    clock: SystemClock,
+    by: AtomicU64,
+}
+
+impl Ahead {
+    /// Nobody polls for so long.
+    fn skip(&self, by: Duration) {
+        self.by.fetch_add(by.as_nanos() as u64, Ordering::Relaxed);
+    }
+}
+
+impl Clock for Ahead {
+    fn now(&self) -> Duration {
+        self.clock.now() + Duration::from_nanos(self.by.load(Ordering::Relaxed))
+    }
+
+    fn pause(&self, round: u32, longest: Duration) {
+        self.clock.pause(round, longest);
+    }
+}
+
+/// A host that was away while its target answered and left: the answers count, and what it sends next, having read them,
+/// waits for the next association.
+#[test]
+fn what_is_staged_when_the_last_answers_have_been_read_waits_for_the_next_association() {
+    within(LONGEST, || {
+        let port = port();
+        let proxy = Proxy::start(port.socket);
+        let clock = Arc::new(Ahead { clock: SystemClock::new(), by: AtomicU64::new(0) });
+        let options = "kato=30s,reconnect=10ms,quiesce=0";
+        let address = format!("tcp://{}/{NQN},{options}", proxy.address);
+        let Ok(Address::Tcp(options)) = address.parse() else { panic!("an address") };
+        let controller = Controller::attach_tcp(&options, Config::default(), clock.clone());
+        let controller = controller.expect("attaches");
+        let namespace = controller.namespace(1).expect("a namespace");
+        let mut queue = controller.queue(QueueConfig::default()).expect("a queue");
+        for _ in 0..4 {
+            clock.skip(STEP);
+            assert_eq!(queue.poll(|done| panic!("nothing was sent: {done:?}")), 0);
+        }
+
+        const ANSWERS: u64 = 4;
+        let write = |queue: &mut Queue, tag| {
+            let buffer = controller.buffer(512).expect("memory");
+            queue.submit(namespace.write(tag, buffer).tag(tag)).expect("room");
+        };
+        (0..ANSWERS).for_each(|tag| write(&mut queue, tag));
+        let answers = ANSWERS as usize * size_of::<CapsuleResponse>();
+        while !proxy.unread().contains(&answers) {
+            thread::yield_now();
+        }
+        proxy.cut();
+        clock.skip(STEP);
+
+        let (mut polls, mut ended) = (0, Vec::new());
+        while ended.len() < 2 * ANSWERS as usize {
+            let mut read = 0;
+            queue.poll(|done| {
+                assert_eq!(done.outcome, Outcome::Completed, "of {}", done.tag);
+                read += u64::from(done.tag < ANSWERS);
+                ended.push(done.tag);
+            });
+            assert!(polls > 0 || read == ANSWERS, "{read} answers at once");
+            (0..read).for_each(|at| write(&mut queue, ANSWERS + at));
+            polls += 1;
+            thread::yield_now();
+        }
+        ended.sort_unstable();
+        assert_eq!(ended, (0..2 * ANSWERS).collect::<Vec<_>>());
     });
 }

@@ -84,7 +84,7 @@ pub struct Tcp {
     next_look: Duration,
     /// Commands have completed since the keeper was asked last.
     traffic: bool,
-    /// Commands staged while there is no connection.
+    /// Commands staged while there is no connection, or one on which nothing is sent any more.
     waiting: VecDeque<Waiting>,
     /// A new connection on its way, and the association that it is to belong to.
     attempt: Option<(u64, Reconnection)>,
@@ -316,14 +316,14 @@ impl Transport for Tcp {
     fn stage(&mut self, slot: u16, cid: u16, command: Sqe, data: Data) -> Result<(), Full> {
         let exact = data.handling == Handling::Exact;
         let data = Piece::of(data);
-        if self.error.is_some() {
-            if self.keeper.is_none() {
-                return Err(Full);
+        match (self.error.or(self.broken), &self.keeper) {
+            (None, _) => self.connection.stage(slot, cid, command, data, exact),
+            // Nothing is sent on this connection any more: it waits for the next one.
+            (Some(_), Some(_)) => {
+                self.waiting.push_back(Waiting { slot, cid, command, data, exact });
             }
-            self.waiting.push_back(Waiting { slot, cid, command, data, exact });
-            return Ok(());
+            (Some(_), None) => return Err(Full),
         }
-        self.connection.stage(slot, cid, command, data, exact);
         Ok(())
     }
 
