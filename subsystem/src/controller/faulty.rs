@@ -15,11 +15,8 @@ use super::queue::{Answer, CompletionQueue};
 use super::{BURST, Controller};
 use crate::fault::Plan;
 use crate::fault::act::Delivery;
-use crate::fault::held::{Held, LateWrite, Until, Withheld};
+use crate::fault::held::{BEHIND, Held, LateWrite, Until, Withheld};
 use crate::fault::state::{self, Faults, Verdict};
-
-/// How long a completion waits for another one to go first.
-const BEHIND: Duration = Duration::from_millis(1);
 
 /// A plan at work in a controller.
 pub(super) struct Troubled {
@@ -260,8 +257,8 @@ impl Controller {
         let memory = &self.memory;
         let reachable = match delivery {
             Delivery::Lost => return,
-            Delivery::Delayed(by) => return hold(Until::Time(now + by)),
-            Delivery::Behind => return hold(Until::Next(now + BEHIND)),
+            Delivery::Delayed(by) => return hold(Until::Time(now.saturating_add(by))),
+            Delivery::Behind => return hold(Until::Next(now.saturating_add(BEHIND))),
             Delivery::Normal => completion.post(memory, &answer),
             Delivery::Twice => {
                 completion.post(memory, &answer)
@@ -348,7 +345,7 @@ impl Controller {
         }
         let late = faults.plan.write(at, value);
         if let Some(by) = late.filter(|by| *by != Duration::ZERO) {
-            faults.withheld.writes.push(LateWrite { due: now + by, at, value });
+            faults.withheld.writes.push(LateWrite { due: now.saturating_add(by), at, value });
         }
         !self.meet_fate() && late == Some(Duration::ZERO)
     }

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use crate::controller::queue::Answer;
 
+/// How long something waits for what is to go before it.
+pub(crate) const BEHIND: Duration = Duration::from_millis(1);
+
 /// A completion that has not been posted yet.
 pub(crate) struct Held {
     pub(crate) until: Until,

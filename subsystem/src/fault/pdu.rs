@@ -149,7 +149,7 @@ impl Stream {
         for act in acts {
             match act {
                 Act::Lose => return,
-                Act::Late(by) => due = now + by,
+                Act::Late(by) => due = now.saturating_add(by),
                 Act::Deliver(Delivery::Twice) => twice = true,
                 Act::Deliver(Delivery::Behind) => behind = true,
                 Act::Pdu(PduFault::Corrupt(at, flip)) => turn(&mut pdu, at, &flip),
@@ -176,7 +176,7 @@ impl Stream {
             _ => {}
         }
         if behind && self.behind.is_none() {
-            self.behind = Some((now + BEHIND, pdu));
+            self.behind = Some((now.saturating_add(BEHIND), pdu));
             return;
         }
         if twice {

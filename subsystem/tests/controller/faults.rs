@@ -145,6 +145,18 @@ fn completions_delayed_reordered_duplicated() {
 }
 
 #[test]
+fn a_delay_without_end_is_one() {
+    let mut host = with(Rule::completion(Commands::any_io()).delay(Duration::MAX).nth(1));
+    host.now = Duration::from_millis(1);
+    host.poll();
+    let sent = send(&mut host, 2);
+    assert_eq!(cids(&reap_all(&mut host, 1)), sent[1..]);
+    host.now = Duration::from_secs(3600);
+    host.poll();
+    assert!(host.reap(1).is_none());
+}
+
+#[test]
 fn held_completions_keep_their_room() {
     let late = Rule::completion(Commands::any_io()).delay(Duration::from_millis(1)).times(10);
     let mut host = with(late);

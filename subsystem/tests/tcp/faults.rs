@@ -137,6 +137,16 @@ fn every_field_of_a_completion() {
 }
 
 #[test]
+fn a_delay_without_end_holds_back_what_the_queue_has_room_for() {
+    let mut bench = plain(Rule::completion(io()).delay(Duration::MAX));
+    bench.io.pass(Duration::from_millis(1));
+    let sent = send(&mut bench.io, 40);
+    assert_eq!(cids(&mut bench.io), sent[32..], "a host that sends more than its 32 entries");
+    bench.io.pass(Duration::from_secs(3600));
+    assert_eq!(cids(&mut bench.io), []);
+}
+
+#[test]
 fn commands_lost_answered_hanging() {
     let mut bench = plain(Rule::command(io()).lose().nth(1));
     let sent = send(&mut bench.io, 2);

@@ -5,7 +5,6 @@
 //! completion can pick, and goes out of the connection's buffer.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use doorbell_spec::command::Sqe;
 use doorbell_spec::fabrics::command::{ConnectCdw10, Property, property_set};
@@ -18,11 +17,8 @@ use super::queue::Queue;
 use crate::controller::queue::Answer;
 use crate::fabrics::lock;
 use crate::fault::act::{DataFault, Delivery};
-use crate::fault::held::{Held, LateWrite, Until, Withheld};
+use crate::fault::held::{BEHIND, Held, LateWrite, Until, Withheld};
 use crate::fault::state::{Fate, Faults, Verdict};
-
-/// How long a completion waits for another one to go first.
-const BEHIND: Duration = Duration::from_millis(1);
 
 /// The plan at work in all connections of a target, and what it holds back in this one.
 pub(super) struct Faulty {
@@ -198,10 +194,16 @@ impl Connection {
             return;
         }
         let Some(faults) = &mut self.faults else { return };
+        // Of a host that sends more than its queue holds, no more is held back.
+        let room = faults.withheld.completions.len() < entries as usize;
         match delivery {
             Delivery::Lost => return,
-            Delivery::Delayed(by) => return faults.hold(Until::Time(self.now + by), answer),
-            Delivery::Behind => return faults.hold(Until::Next(self.now + BEHIND), answer),
+            Delivery::Delayed(by) if room => {
+                return faults.hold(Until::Time(self.now.saturating_add(by)), answer);
+            }
+            Delivery::Behind if room => {
+                return faults.hold(Until::Next(self.now.saturating_add(BEHIND)), answer);
+            }
             Delivery::Twice => (0..2).for_each(|_| self.send_answer(&answer)),
             Delivery::Flood => {
                 for _ in 0..entries {
@@ -211,9 +213,12 @@ impl Connection {
                 }
             }
             // Rings alone have phases and entries.
-            Delivery::Normal | Delivery::WrongPhase | Delivery::Halves | Delivery::Rewritten => {
-                self.send_answer(&answer);
-            }
+            Delivery::Normal
+            | Delivery::Delayed(_)
+            | Delivery::Behind
+            | Delivery::WrongPhase
+            | Delivery::Halves
+            | Delivery::Rewritten => self.send_answer(&answer),
         }
         self.release(|held| matches!(held.until, Until::Next(_)));
     }
@@ -282,6 +287,7 @@ impl Connection {
     #[cold]
     pub(super) fn set_property_badly(&mut self, sqe: &Sqe) -> Result<(), Status> {
         let spared = self.is_spared();
+        let entries = self.queue.as_ref().map_or(1, |queue| queue.entries);
         let Some(faults) = self.faults.as_mut().filter(|_| !spared) else {
             return self.set_property(sqe);
         };
@@ -291,9 +297,13 @@ impl Connection {
             let mut plan = lock(&faults.plan);
             (plan.write(at, value), plan.fate())
         };
+        let room = faults.withheld.writes.len() < entries as usize;
         match late {
-            Some(Duration::ZERO) => return self.set_property(sqe),
-            Some(by) => faults.withheld.writes.push(LateWrite { due: self.now + by, at, value }),
+            Some(by) if room && !by.is_zero() => {
+                let due = self.now.saturating_add(by);
+                faults.withheld.writes.push(LateWrite { due, at, value });
+            }
+            Some(_) => return self.set_property(sqe),
             None => {}
         }
         self.meet(fate);
