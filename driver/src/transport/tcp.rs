@@ -316,14 +316,16 @@ impl Transport for Tcp {
     fn stage(&mut self, slot: u16, cid: u16, command: Sqe, data: Data) -> Result<(), Full> {
         let exact = data.handling == Handling::Exact;
         let data = Piece::of(data);
-        match (self.error.or(self.broken), &self.keeper) {
-            (None, _) => self.connection.stage(slot, cid, command, data, exact),
-            // Nothing is sent on this connection any more: it waits for the next one.
-            (Some(_), Some(_)) => {
-                self.waiting.push_back(Waiting { slot, cid, command, data, exact });
-            }
-            (Some(_), None) => return Err(Full),
+        let over = self.error.is_some() || (self.broken.is_some() && self.keeper.is_some());
+        if !over {
+            self.connection.stage(slot, cid, command, data, exact);
+            return Ok(());
         }
+        if self.keeper.is_none() {
+            return Err(Full);
+        }
+        // Nothing is sent on this connection any more: it waits for the next one.
+        self.waiting.push_back(Waiting { slot, cid, command, data, exact });
         Ok(())
     }
 
