@@ -217,7 +217,9 @@ fn attach(
             Ok(Controller::attach_device(Arc::new(device), config, clock)?)
         }
         (address, Some(_)) => {
-            bail!("--faults is for embedded drives; {address} is served by another process")
+            bail!(
+                "--faults is for embedded drives; {address} is not one: have who serves it follow the plan (doorbell-subsystem --faults FILE)"
+            )
         }
     }
 }
