@@ -35,7 +35,8 @@ come() {
 round_id=0
 
 # rounds NAME COUNT BDF ID DEVICE TAKE COMMAND...: runs COMMAND, which says `attached N` and `ended N`; in between TAKE
-# takes the drive away, whose QEMU identifier is ID at first, and afterwards the drive comes back as DEVICE.
+# takes the drive away, whose QEMU identifier is ID at first, and afterwards the drive comes back as DEVICE. Should it go
+# again before COMMAND has it, unasked, as one of the emulated machines once had it, that is noted, and it comes once more.
 rounds() {
     rounds_name=$1 rounds_count=$2 rounds_bdf=$3 come_id=$4 rounds_device=$5 rounds_take=$6
     shift 6
@@ -44,6 +45,11 @@ rounds() {
     rounds_pid=$!
     rounds_done=0
     while [ $rounds_done -lt "$rounds_count" ]; do
+        until rounds_said "^attached $rounds_done\$" 100; do
+            { kill -0 $rounds_pid && [ ! -e "/sys/bus/pci/devices/$rounds_bdf" ]; } 2>/dev/null || break
+            note "$rounds_name: gone by itself: $(dmesg | tail -n 3 | tr '\n' ' ')"
+            { come "$rounds_bdf" "$rounds_device" && give "$rounds_bdf"; } || break
+        done
         rounds_said "^attached $rounds_done\$" || break
         $rounds_take "$rounds_bdf" "$come_id"
         rounds_said "^ended $rounds_done\$" || break
@@ -71,9 +77,9 @@ rounds() {
     check "$rounds_name-pages" test "$(free_pages)" = "$rounds_pages"
 }
 
-# rounds_said WORDS: the command has, or has ended, which is no good.
+# rounds_said WORDS [TENTHS]: the command has, or has ended, which is no good; in so many tenths of a second, or in 90 s.
 rounds_said() {
-    said_left=900
+    said_left=${2:-900}
     until grep -q "$1" /tmp/rounds.out; do
         said_left=$((said_left - 1))
         { [ $said_left -gt 0 ] && ! grep -q '^failed' /tmp/rounds.out; } || return 1
