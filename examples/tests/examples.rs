@@ -1,17 +1,15 @@
 //! Runs every example with no argument, as a reader of the README would, and looks at what it prints.
 
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use doorbell_subsystem::fabrics::{Limits, Target};
-use doorbell_subsystem::port::Running;
-use doorbell_subsystem::port::tcp::Server;
+use doorbell_subsystem::fabrics::Limits;
 use doorbell_subsystem::{NamespaceSpec, Subsystem};
+use doorbell_tests::rig::Port;
 
 /// Cargo builds the examples of a package before its tests, next to them.
 fn example(name: &str) -> Command {
@@ -110,34 +108,11 @@ fn a_wrong_address_is_explained() {
     }
 }
 
-/// A target in this process, with one namespace of 64 MiB in blocks of 512 bytes.
-struct Served {
-    address: String,
-    target: Arc<Target>,
-    port: Running,
-}
-
-impl Served {
-    fn start() -> Self {
-        let namespace = NamespaceSpec::memory(64 << 20, 512).open().expect("memory");
-        let subsystem = Subsystem::builder().namespace(namespace).build();
-        let target = Target::new(subsystem, Limits::default()).expect("a target");
-        Self::at(target, ([127, 0, 0, 1], 0).into())
-    }
-
-    fn at(target: Arc<Target>, socket: SocketAddr) -> Self {
-        let server = Server::bind(target.clone(), &[socket], 1).expect("a port");
-        let address = format!("tcp://{}", server.addresses()[0]);
-        Self { address, target, port: server.spawn().expect("a thread") }
-    }
-
-    /// Ends it, and serves the same again, at the same place.
-    fn again(self) -> Self {
-        let Self { address, target, port } = self;
-        port.stop().expect("serves until the end");
-        let socket = address.strip_prefix("tcp://").and_then(|it| it.parse().ok());
-        Self::at(target, socket.expect("an address"))
-    }
+/// A port in this process, with one namespace of 64 MiB in blocks of 512 bytes.
+fn served() -> Port {
+    let namespace = NamespaceSpec::memory(64 << 20, 512).open().expect("memory");
+    let subsystem = Subsystem::builder().namespace(namespace).build();
+    Port::serve(subsystem, Limits::default(), ([127, 0, 0, 1], 0).into())
 }
 
 /// An example that goes on until it is ended, line by line.
@@ -178,8 +153,8 @@ impl Drop for Going {
 
 #[test]
 fn events_are_shown_as_they_come() {
-    let served = Served::start();
-    let address = format!("{},kato=60s,reconnect=10ms,quiesce=0", served.address);
+    let served = served();
+    let address = format!("tcp://{},kato=60s,reconnect=10ms,quiesce=0", served.socket);
     let events = Going::start("events", &[&address]);
     events.says("namespace 1: 64 MiB");
     events.says("1 in all");
@@ -190,7 +165,8 @@ fn events_are_shown_as_they_come() {
     events.says("2 in all");
     served.target.subsystem().remove(nsid).expect("is there");
     events.says("1 in all");
-    let served = served.again();
+    let (target, socket) = served.end();
+    let served = Port::again(target, socket);
     events.says("Connected again");
     let more = NamespaceSpec::memory(2 << 20, 512).open().expect("memory");
     served.target.subsystem().add(more).expect("room");
@@ -199,8 +175,8 @@ fn events_are_shown_as_they_come() {
 
 #[test]
 fn every_example_does_over_tcp_what_it_does_here() {
-    let served = Served::start();
-    let address = served.address.as_str();
+    let served = served();
+    let address = &*format!("tcp://{}", served.socket);
     // But for the first line, which says where it is.
     let hello = |address: &str| {
         let text = run("hello", &[address]);

@@ -1,18 +1,19 @@
 //! Doors: the same subsystem behind different devices, opened alike.
 
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use doorbell::address::EmbeddedOptions;
 use doorbell::clock::{Clock, SystemClock};
 use doorbell::device::embedded::{self, Embedded, SteppedClock};
 use doorbell::{Address, Config, Controller};
 use doorbell_subsystem::fabrics::{Limits, Target};
-use doorbell_subsystem::port::tcp::Server;
+use doorbell_subsystem::port::tcp::{BindError, Server};
 use doorbell_subsystem::port::{Running, vfio_user};
 use doorbell_subsystem::{ControllerConfig, NamespaceSpec, Subsystem};
 
@@ -180,7 +181,19 @@ impl Port {
     /// If that fails.
     #[must_use]
     pub fn again(target: Arc<Target>, address: SocketAddr) -> Self {
-        let server = Server::bind(Arc::clone(&target), &[address], 1).expect("a socket");
+        // Where a port has just ended, the process that another thread is about to start may hold its socket, until it is
+        // another program.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let server = loop {
+            match Server::bind(Arc::clone(&target), &[address], 1) {
+                Err(BindError { source, .. })
+                    if source.kind() == ErrorKind::AddrInUse && Instant::now() < deadline =>
+                {
+                    thread::yield_now();
+                }
+                other => break other.expect("a socket"),
+            }
+        };
         let socket = server.addresses()[0];
         Self { target, socket, running: server.spawn().expect("a thread") }
     }
