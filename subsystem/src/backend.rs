@@ -43,6 +43,9 @@ pub struct Properties {
     pub shows: bool,
 }
 
+/// The most ranges that [`Backend::show`] is asked for at once.
+pub const TOGETHER: usize = 16;
+
 /// Storage of a fixed number of bytes.
 ///
 /// Offsets and lengths are multiples of the namespace's block size and lie within [`Backend::len`]. The pieces of one
@@ -61,13 +64,18 @@ pub trait Backend: Send + Sync {
     /// [`MediaError::Unreadable`] or [`MediaError::Host`]; `into` holds anything then.
     fn read(&self, offset: u64, into: &[HostBytes<'_>]) -> Result<(), MediaError>;
 
-    /// Shows what is stored from `offset` on to `look`, once: at least a block, at most `len` bytes, as much as lies in one
-    /// piece. Nobody changes it meanwhile, so `look` is quick. Called where [`Properties::shows`] is set.
+    /// Shows what is stored in `ranges`, at most [`TOGETHER`] of an offset and a length each, to `look`, once: a piece for
+    /// each in turn, as many of them as can be had at once. The last piece may be the beginning of its range only, of at
+    /// least a block. Nobody changes them meanwhile, so `look` is quick. Called where [`Properties::shows`] is set.
     ///
     /// # Errors
-    /// [`MediaError::Unreadable`]; `look` has not been called then.
-    fn show(&self, offset: u64, len: usize, look: &mut dyn FnMut(&[u8])) -> Result<(), MediaError> {
-        let _ = (offset, len, look);
+    /// [`MediaError::Unreadable`] for the first range; `look` has not been called then.
+    fn show(
+        &self,
+        ranges: &[(u64, usize)],
+        look: &mut dyn FnMut(&[&[u8]]),
+    ) -> Result<(), MediaError> {
+        let _ = (ranges, look);
         Err(MediaError::Unreadable)
     }
 

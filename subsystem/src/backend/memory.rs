@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::{Backend, Cursor, MediaError, Properties};
+use super::{Backend, Cursor, MediaError, Properties, TOGETHER};
 use crate::memory::{HostBytes, prefetch};
 
 /// Bytes in a chunk: one huge page.
@@ -121,13 +121,46 @@ impl Backend for Memory {
         Ok(())
     }
 
-    fn show(&self, offset: u64, len: usize, look: &mut dyn FnMut(&[u8])) -> Result<(), MediaError> {
-        let (chunk, start) = self.chunk(offset)?;
-        let end = CHUNK.min(start + len);
-        let chunk = lock(chunk);
-        let stored = chunk.as_ref().and_then(|chunk| chunk.bytes().get(start..end));
-        look(stored.unwrap_or(ZEROES.get(..end - start).unwrap_or(&ZEROES)));
-        Ok(())
+    fn show(
+        &self,
+        ranges: &[(u64, usize)],
+        look: &mut dyn FnMut(&[&[u8]]),
+    ) -> Result<(), MediaError> {
+        // The chunks of all ranges, each locked once; then what they hold.
+        let mut locks = [const { None }; TOGETHER];
+        let (mut locked, mut count) = (0, 0);
+        for &(offset, _) in ranges.iter().take(TOGETHER) {
+            let (index, Ok((chunk, _))) = (offset / CHUNK_U64, self.chunk(offset)) else { break };
+            if !locks.iter().flatten().any(|(held, _)| *held == index) {
+                // Whoever has a lock does not wait for another.
+                let guard = if locked == 0 { Some(lock(chunk)) } else { chunk.try_read().ok() };
+                let (Some(guard), Some(free)) = (guard, locks.get_mut(locked)) else { break };
+                *free = Some((index, guard));
+                locked += 1;
+            }
+            count += 1;
+        }
+        let mut pieces: [&[u8]; TOGETHER] = [&[]; TOGETHER];
+        let mut shown = 0;
+        for (&(offset, len), piece) in ranges.iter().take(count).zip(&mut pieces) {
+            let start = (offset % CHUNK_U64) as usize;
+            let end = CHUNK.min(start + len);
+            let of = |(held, _): &&(u64, _)| *held == offset / CHUNK_U64;
+            let chunk = locks.iter().flatten().find(of).and_then(|(_, guard)| guard.as_ref());
+            let stored = chunk.and_then(|chunk| chunk.bytes().get(start..end));
+            *piece = stored.unwrap_or(ZEROES.get(..end - start).unwrap_or(&ZEROES));
+            shown += 1;
+            if piece.len() < len {
+                break;
+            }
+        }
+        match pieces.get(..shown) {
+            None | Some([]) => Err(MediaError::Unreadable),
+            Some(pieces) => {
+                look(pieces);
+                Ok(())
+            }
+        }
     }
 
     #[inline]

@@ -94,12 +94,16 @@ impl Backend for Failing {
         Err(MediaError::Unreadable)
     }
 
-    fn show(&self, _: u64, len: usize, look: &mut dyn FnMut(&[u8])) -> Result<(), MediaError> {
+    fn show(
+        &self,
+        ranges: &[(u64, usize)],
+        look: &mut dyn FnMut(&[&[u8]]),
+    ) -> Result<(), MediaError> {
         let good = self
             .good
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |good| good.checked_sub(1));
         good.map_err(|_| MediaError::Unreadable)?;
-        look(&vec![1; len.min(16 << 10)]);
+        look(&[&vec![1; ranges[0].1.min(16 << 10)]]);
         Ok(())
     }
 

@@ -45,6 +45,13 @@ impl Buffer {
         }
     }
 
+    /// Drops what is behind the first `len` bytes.
+    #[inline]
+    pub(super) fn truncate(&mut self, len: usize) {
+        self.end = self.end.min(self.start + len);
+        self.consume(0);
+    }
+
     /// The free bytes behind the last one.
     #[inline]
     pub(super) fn room(&mut self) -> &mut [u8] {
@@ -106,5 +113,12 @@ mod tests {
         assert!(sent > 100);
         assert!(!buffer.make_room(17));
         assert_eq!(buffer.part(100, 4), &mut []);
+        buffer.consume(16);
+        buffer.put(&[1, 2, 3, 4]);
+        buffer.consume(1);
+        buffer.truncate(5);
+        assert_eq!(buffer.filled(), [2, 3, 4]);
+        buffer.truncate(2);
+        assert_eq!(buffer.filled(), [2, 3]);
     }
 }

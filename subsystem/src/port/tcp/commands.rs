@@ -312,13 +312,7 @@ impl Connection {
     #[inline]
     fn read(&mut self, sqe: &Sqe, layout: &Layout) {
         let Some(queue) = &mut self.queue else { return };
-        let span = check_pointer(sqe, SglId::TRANSPORT)
-            .and_then(|()| queue.io(sqe, &mut [], false).span(sqe))
-            .and_then(|(len, block)| {
-                let fits = u64::from(sqe.sgl().length) == len;
-                fits.then_some((len, block)).ok_or(Status::INVALID_DATA_SGL_LENGTH.with_dnr())
-            });
-        match span {
+        match queue.read_span(sqe) {
             Ok((len, block)) => {
                 prefetch_next(queue, &self.input, layout);
                 // Nearly always all of it; what is left becomes the queue's reply.

@@ -200,7 +200,8 @@ impl Connection {
 
     /// Whether a step would find something to do without more input, once output was sent.
     pub fn is_ready(&self) -> bool {
-        let waits = self.queue.as_ref().is_some_and(|queue| queue.reply.is_some());
+        let waits = |queue: &Queue| queue.reply.is_some() || !queue.shown.is_empty();
+        let waits = self.queue.as_deref().is_some_and(waits);
         self.phase == Phase::Open && (waits || self.input.len() != 0 && !self.starved)
     }
 
@@ -215,7 +216,11 @@ impl Connection {
         if self.faults.is_some() {
             self.poll_faults();
         }
-        while self.phase == Phase::Open && self.spent < BUDGET && self.go_on() {
+        while self.phase == Phase::Open && self.spent < BUDGET {
+            if !self.go_on() {
+                while self.spent < BUDGET && self.follow() {}
+                break;
+            }
             if !self.output.make_room(RESERVE) {
                 break;
             }
@@ -309,7 +314,7 @@ impl Connection {
 
     /// What the next PDU consists of; `None` where it is not complete.
     #[inline]
-    fn look(&self) -> Result<Option<Layout>, Violation> {
+    pub(super) fn look(&self) -> Result<Option<Layout>, Violation> {
         let Ok((common, _)) = CommonHeader::read_from_prefix(self.input.filled()) else {
             return Ok(None);
         };
@@ -400,7 +405,7 @@ impl Connection {
 }
 
 /// Checks a header and the digest behind it.
-fn check_header(head: &[u8]) -> Result<(), Violation> {
+pub(super) fn check_header(head: &[u8]) -> Result<(), Violation> {
     match head.split_last_chunk() {
         Some((header, given)) if u32::from_le_bytes(*given) != digest::crc32c(header) => {
             Err(Violation::header_digest(u32::from_le_bytes(*given)))

@@ -11,6 +11,7 @@ use doorbell_spec::status::Status;
 
 use super::connection::{End, MAX_H2C_DATA};
 use super::reply::Reply;
+use super::shown::Shown;
 use super::transfer::Transfers;
 use crate::backend::MediaError;
 use crate::controller::io_command::{BOUNCE, Counters, Data, Io};
@@ -19,7 +20,6 @@ use crate::fabrics::association::{Asked, Association, Published};
 use crate::fabrics::connect::Connected;
 use crate::fault::act::DataFault;
 use crate::memory::HostBytes;
-use crate::namespace::Namespace;
 use crate::subsystem::Slots;
 
 /// The queue that a connection has become.
@@ -41,6 +41,8 @@ pub(super) struct Queue {
     pub(super) transfers: Transfers,
     /// Data that is being sent.
     pub(super) reply: Option<Reply>,
+    /// Reads that are being sent from where their blocks are stored.
+    pub(super) shown: Shown,
     /// Of the admin queue: Aborts whose answer is still to come, by their identifiers.
     pub(super) aborts: Vec<(u16, Arc<Asked>)>,
 }
@@ -132,6 +134,7 @@ impl Queue {
             flow_control: connected.flow_control,
             head: 0,
             reply: None,
+            shown: Shown::default(),
             aborts: Vec::new(),
         }
     }
@@ -246,14 +249,29 @@ impl Queue {
         status
     }
 
-    /// Takes a read whose data are shown; `None` where they are not, or where something is wrong with it. Says where they
-    /// are.
+    /// Bytes of a read, and of a block; where its data pointer asks for as many.
     #[inline]
-    pub(super) fn begin_shown(&mut self, sqe: &Sqe) -> Option<(Arc<Namespace>, u64)> {
-        let namespace = self.namespaces.get((sqe.nsid as usize).wrapping_sub(1))?.as_ref()?;
-        let namespace = namespace.properties().shows.then(|| Arc::clone(namespace))?;
-        let offset = self.io(sqe, &mut [], false).begin_read(sqe).ok()?;
-        Some((namespace, offset))
+    pub(super) fn read_span(&mut self, sqe: &Sqe) -> Result<(u64, u32), Status> {
+        check_pointer(sqe, SglId::TRANSPORT)?;
+        let (len, block) = self.io(sqe, &mut [], false).span(sqe)?;
+        let fits = u64::from(sqe.sgl().length) == len;
+        fits.then_some((len, block)).ok_or(Status::INVALID_DATA_SGL_LENGTH.with_dnr())
+    }
+
+    /// Takes a read whose data are shown, with those that wait already; false where they are not, or where something is
+    /// wrong with it.
+    #[inline]
+    pub(super) fn show(&mut self, sqe: &Sqe, len: u32) -> bool {
+        let slot = self.namespaces.get((sqe.nsid as usize).wrapping_sub(1));
+        let Some(namespace) = slot.and_then(Option::as_ref) else { return false };
+        if !namespace.properties().shows || !self.shown.takes(namespace) {
+            return false;
+        }
+        let Ok(offset) = self.io(sqe, &mut [], false).begin_read(sqe) else { return false };
+        let slot = self.namespaces.get((sqe.nsid as usize).wrapping_sub(1));
+        let Some(namespace) = slot.and_then(Option::as_ref) else { return false };
+        self.shown.push(namespace, *sqe, offset, len);
+        true
     }
 
     /// The status of a read whose data cannot be shown after all.

@@ -11,7 +11,6 @@ use doorbell_spec::status::Status;
 use zerocopy::IntoBytes;
 
 use super::connection::{BUFFER, Connection, RESERVE};
-use super::shown::Shown;
 use crate::controller::queue::Answer;
 
 /// SQHD where there is no flow control (as Linux's target answers Connect).
@@ -23,8 +22,6 @@ const PORTION: usize = 64 << 10;
 pub(super) enum Reply {
     /// Blocks, which are read as they are sent.
     Blocks { sqe: Sqe, len: u64, block: u32, done: u64 },
-    /// Blocks, which are sent from where they are.
-    Shown(Shown),
     /// The data of an admin command, and its result.
     Bytes { cid: u16, bytes: Vec<u8>, done: usize, result: u64 },
 }
@@ -34,6 +31,8 @@ impl Connection {
     #[inline]
     pub(super) fn go_on(&mut self) -> bool {
         match &self.queue {
+            // It is for whoever has the socket to go on.
+            Some(queue) if !queue.shown.is_empty() => false,
             Some(queue) if queue.reply.is_some() => self.send_reply(),
             _ => true,
         }
@@ -45,13 +44,6 @@ impl Connection {
                 Reply::Blocks { sqe, len, block, done } => self.send_blocks(sqe, len, block, done),
                 Reply::Bytes { cid, bytes, done, result } => {
                     self.send_bytes(cid, bytes, done, result)
-                }
-                // It is for whoever has the socket to go on.
-                shown @ Reply::Shown(_) => {
-                    if let Some(queue) = &mut self.queue {
-                        queue.reply = Some(shown);
-                    }
-                    false
                 }
             };
             if !sent {

@@ -35,8 +35,8 @@ impl Slot {
         }
         let mut sent = 0;
         while self.connection.has_output() {
-            // Segments are filled where the answer to the next command is sent next.
-            let more = self.connection.has_command();
+            // Segments are filled where the answer to the next command is sent next; large reads fill them by themselves.
+            let more = !self.connection.has_shown() && self.connection.has_command();
             let flags = if more { SendFlags::MORE } else { SendFlags::empty() };
             let send = |pieces: &[IoSlice<'_>]| {
                 let mut none = SendAncillaryBuffer::default();
