@@ -9,7 +9,7 @@ use zerocopy::IntoBytes;
 use crate::host::{Options, attach, target};
 
 /// A small generator with a printed seed.
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
     fn next(&mut self) -> u32 {
@@ -18,8 +18,12 @@ impl Random {
         (self.0 >> 33) as u32
     }
 
-    fn one_in(&mut self, count: u32) -> bool {
+    pub(crate) fn one_in(&mut self, count: u32) -> bool {
         self.next().is_multiple_of(count)
+    }
+
+    pub(crate) fn below(&mut self, end: u32) -> usize {
+        (self.next() % end) as usize
     }
 }
 

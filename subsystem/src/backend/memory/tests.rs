@@ -58,3 +58,28 @@ fn too_large_is_an_error() {
         assert_eq!(Memory::new(len).err(), Some(MediaError::Full));
     }
 }
+
+#[test]
+fn ranges_are_shown_together_as_far_as_their_chunks_are_free() {
+    let memory = Memory::new(3 * CHUNK_U64).expect("memory");
+    write(&memory, 0, &[1; 8192]);
+    write(&memory, CHUNK_U64 - 4096, &[2; 8192]);
+    let show = |ranges: &[(u64, usize)]| {
+        let mut seen = Vec::new();
+        let shown = memory.show(ranges, &mut |pieces| {
+            seen.extend(pieces.iter().map(|piece| (piece.first().copied(), piece.len())));
+        });
+        shown.map(|()| seen)
+    };
+    let ranges = [(4096, 4096), (CHUNK_U64, 4096), (0, 4096), (2 * CHUNK_U64, 4096)];
+    let (one, two, none) = ((Some(1), 4096), (Some(2), 4096), (Some(0), 4096));
+    assert_eq!(show(&ranges), Ok(vec![one, two, one, none]));
+    // Somebody writes to the second chunk: what comes before it is shown, and nobody waits.
+    let writer = memory.chunks[1].write();
+    assert_eq!(show(&ranges), Ok(vec![one]));
+    drop(writer);
+    // A range that crosses chunks is shown as far as it lies in one piece, and is the last.
+    assert_eq!(show(&[(0, 4096), (CHUNK_U64 - 4096, 8192), (0, 4096)]), Ok(vec![one, two]));
+    assert_eq!(show(&[(3 * CHUNK_U64, 4096)]), Err(MediaError::Unreadable));
+    assert_eq!(show(&[(0, 4096), (3 * CHUNK_U64, 4096)]), Ok(vec![one]));
+}

@@ -38,6 +38,8 @@ const QUIET: u32 = 256;
 const ASK_EVERY: u32 = 16;
 /// Steps of one connection in one round.
 const STEPS: usize = 4;
+/// Bytes after which it is the next connection's turn in any case.
+const TURN: usize = 1 << 20;
 /// Connections taken at once.
 const ACCEPTS: usize = 16;
 /// Time for a host to read why its connection ends.
@@ -432,7 +434,7 @@ impl Slot {
         if let Some(until) = self.linger {
             return if now >= until || self.drain() { Served::Gone } else { Served::Idle };
         }
-        let mut served = Served::Idle;
+        let (mut served, mut total) = (Served::Idle, 0);
         for _ in 0..STEPS {
             let enough = served == Served::Busy && self.connection.is_ready();
             let received = if enough { Ok(0) } else { self.receive(now) };
@@ -457,7 +459,8 @@ impl Slot {
             {
                 return self.part(now);
             }
-            if !self.connection.is_ready() || work == 0 && sent == 0 {
+            total += sent;
+            if !self.connection.is_ready() || work == 0 && sent == 0 || total >= TURN {
                 break;
             }
         }

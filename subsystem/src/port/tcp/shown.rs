@@ -19,7 +19,7 @@ use crate::backend::TOGETHER;
 use crate::namespace::Namespace;
 
 /// The least data that is sent so: a call to the socket for each must be worth it.
-const LEAST: u64 = 32 << 10;
+const LEAST: u64 = 16 << 10;
 /// Bytes after which no further read goes with those that wait: a write to the same storage waits for their call.
 const MOST: u32 = 1 << 20;
 /// The largest block.
