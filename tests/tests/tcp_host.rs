@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use doorbell::clock::{Clock, SystemClock};
 use doorbell::discovery::{Watch, discover};
 use doorbell::queue::Queue;
-use doorbell::spec::admin::identify;
+use doorbell::spec::admin::{get_features, identify};
+use doorbell::spec::feature::{Fid, Select};
 use doorbell::spec::identify::{Cns, Csi};
 use doorbell::{
     Address, AttachError, CommandError, Config, Controller, Event, Outcome, QueueConfig, Reason,
@@ -114,6 +115,22 @@ fn data_of_every_size_with_every_digest_arrive() {
             drop(namespace);
             controller.shutdown().expect("shuts down");
         }
+    });
+}
+
+#[test]
+fn a_host_identifies_itself_as_its_address_says() {
+    within(LONGEST, || {
+        let served = Served::new(NQN);
+        let id = "01234567-89ab-cdef-0123-456789abcdef";
+        let options = format!(",hostnqn=nqn.2014-08.org.example:h,hostid={id}");
+        let controller = attach(&served.address(&options));
+        // 128 bits (EXHID), which is what a host across a network has.
+        let ask = get_features(Fid::HOST_IDENTIFIER, 0, Select::CURRENT, 1);
+        let done = controller.admin(ask, Some(controller.buffer(16).expect("memory")));
+        let buffer = done.expect("Get Features").buffer.expect("comes back");
+        let digits: String = buffer.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(digits, id.replace('-', ""));
     });
 }
 

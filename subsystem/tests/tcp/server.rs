@@ -1,5 +1,6 @@
 //! The port with its sockets and threads.
 
+use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, mpsc};
@@ -66,6 +67,34 @@ fn many_connections_over_several_threads() {
             assert_eq!(running.ends.recv_timeout(Duration::from_secs(10)), Ok(End::Closed));
         }
         assert_eq!(target.usage().connections, 0);
+    }
+}
+
+/// Each thread has as many as any other, so that as many cores serve them.
+#[test]
+#[cfg_attr(miri, ignore = "sockets")]
+fn threads_share_connections_out() {
+    let target = target(Limits::default());
+    let any = "127.0.0.1:0".parse().expect("address");
+    let (send, ends) = mpsc::channel();
+    let server = Server::bind(target, &[any], 4).expect("bind");
+    let server = server.observed(Arc::new(move |_, _| {
+        let _ = send.send(thread::current().id());
+    }));
+    let address = server.addresses()[0];
+    let _port = server.spawn().expect("threads");
+    for round in 0..3 {
+        let connect = |_| TcpStream::connect(address).expect("connect");
+        let mut sockets: Vec<_> = (0..20).map(connect).collect();
+        sockets.iter_mut().for_each(initialize);
+        drop(sockets);
+        let mut served = HashMap::new();
+        for _ in 0..20 {
+            let thread = ends.recv_timeout(Duration::from_secs(10)).expect("a connection ends");
+            *served.entry(thread).or_insert(0) += 1;
+        }
+        let counts: Vec<i32> = served.into_values().collect();
+        assert_eq!(counts, [5; 4], "round {round}");
     }
 }
 
