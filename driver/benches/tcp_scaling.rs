@@ -1,8 +1,12 @@
-//! How a port over TCP scales: reads a second and processor time, by threads of the port and by hosts.
+//! How a port over TCP scales: commands a second and processor time, by threads of the port and by hosts.
 //!
 //! `cargo bench -p doorbell --bench tcp_scaling [-- --threads 1,2,4 --hosts 1,4,8 --queues 1 --depth 32 --block 4096]`. Port and
-//! hosts share the machine, so that it says little with fewer cores than threads and hosts together; on a machine of 16,
+//! hosts share the machine, so that reads say little with fewer cores than threads and hosts together; on a machine of 16,
 //! `--threads 1,2,4,8 --hosts 8`. Hosts are threads with a controller each, and queues of their own.
+//!
+//! With `--verify` hosts send Verify, for which the port reads the blocks and sends a completion, and sleep while it does:
+//! what is measured then is the port alone, and two cores tell whether two threads do twice the work. For that
+//! `--verify --threads 1,2 --hosts 1 --queues 8 --block 262144`.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing)]
 
@@ -17,52 +21,64 @@ use doorbell_subsystem::port::vfio_user::Stop;
 use doorbell_subsystem::{NamespaceSpec, Subsystem};
 
 const SPAN: u64 = 64 << 20;
+/// Of it what Verify reads, which the cache of a processor holds: cores share the path to memory.
+const VERIFIED: u64 = 4 << 20;
 const MEASURED: Duration = Duration::from_secs(2);
+/// How long a host sleeps that has nothing else to do than to wait for Verify.
+const NAP: Duration = Duration::from_micros(50);
 
 #[derive(Clone, Copy)]
 struct Case {
     queues: usize,
     depth: usize,
     block: usize,
+    verify: bool,
 }
 
-/// One host: reads until it is told to stop; how many.
+/// One host: asks until it is told to stop; how many.
 fn host(address: &str, case: Case, seed: u64, ready: &Barrier, stop: &AtomicBool) -> u64 {
     let controller = doorbell::attach(address).unwrap();
     let namespace = controller.namespace(1).unwrap();
     let config = QueueConfig::with_depth(case.depth as u16);
-    let mut queues: Vec<(Queue, Vec<Buffer>)> = (0..case.queues)
+    // With each queue what its next commands move, if they do.
+    let mut queues: Vec<(Queue, Vec<Option<Buffer>>)> = (0..case.queues)
         .map(|_| {
-            let buffers = (0..case.depth).map(|_| controller.buffer(case.block).unwrap());
-            (controller.queue(config.clone()).unwrap(), buffers.collect())
+            let buffer = |_| (!case.verify).then(|| controller.buffer(case.block).unwrap());
+            (controller.queue(config.clone()).unwrap(), (0..case.depth).map(buffer).collect())
         })
         .collect();
-    let places = SPAN / case.block as u64;
+    let places = if case.verify { VERIFIED } else { SPAN } / case.block as u64;
     let blocks = case.block as u64 / 4096;
     let (mut random, mut count) = (seed, 0);
     ready.wait();
     while !stop.load(Ordering::Relaxed) {
         let before = count;
-        for (queue, buffers) in &mut queues {
-            while let Some(buffer) = buffers.pop() {
+        for (queue, idle) in &mut queues {
+            while let Some(buffer) = idle.pop() {
                 random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 let lba = (random >> 33) % places * blocks;
-                assert!(queue.stage(namespace.read(lba, buffer)).is_ok(), "the queue is full");
+                let io = match buffer {
+                    Some(buffer) => namespace.read(lba, buffer),
+                    None => namespace.verify(lba, blocks),
+                };
+                assert!(queue.stage(io).is_ok(), "the queue is full");
             }
             queue.ring();
             queue.poll(|done| {
-                assert!(done.status.is_success(), "a read failed");
+                assert!(done.status.is_success(), "a command failed");
                 count += 1;
-                buffers.extend(done.buffer);
+                idle.push(done.buffer);
             });
         }
-        if count == before {
-            std::thread::yield_now();
+        match count == before {
+            true if case.verify => std::thread::sleep(NAP),
+            true => std::thread::yield_now(),
+            false => {}
         }
     }
-    for (queue, buffers) in &mut queues {
-        while buffers.len() < case.depth {
-            queue.poll(|done| buffers.extend(done.buffer));
+    for (queue, idle) in &mut queues {
+        while idle.len() < case.depth {
+            queue.poll(|done| idle.push(done.buffer));
         }
     }
     count
@@ -129,15 +145,17 @@ fn main() {
     };
     let first = |name: &str, default: &str| given(name, default)[0];
     let (queues, depth) = (first("--queues", "1"), first("--depth", "32"));
-    let case = Case { queues, depth, block: first("--block", "4096") };
+    let verify = arguments.iter().any(|argument| argument == "--verify");
+    let case = Case { queues, depth, block: first("--block", "4096"), verify };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let what = if verify { "Verify" } else { "Reads" };
     println!(
-        "Reads of {} KiB, {queues} queues of depth {depth} a host, {cores} cores for all of it.\n",
+        "{what} of {} KiB, {queues} queues of depth {depth} a host, {cores} cores for all of it.\n",
         case.block >> 10
     );
     println!(
         "{:>8}{:>8}{:>14}{:>18}{:>18}",
-        "threads", "hosts", "reads/s", "port, cores", "port, us a read"
+        "threads", "hosts", "commands/s", "port, cores", "port, us each"
     );
     for threads in given("--threads", "1,2") {
         for &hosts in &given("--hosts", "1,4,16") {
