@@ -187,12 +187,14 @@ fn holes_and_the_borders_of_chunks_are_data_like_any_other() {
     }
 }
 
-/// Shows its first blocks `good` times, and fails then.
-struct Failing {
-    good: Arc<AtomicUsize>,
-}
+type Look<'a> = &'a mut dyn FnMut(&[&[u8]]);
 
-impl Backend for Failing {
+/// A megabyte that is shown as a function does it.
+struct Showing<F>(F);
+
+impl<F: Fn(&[(u64, usize)], Look<'_>) -> Result<(), MediaError> + Send + Sync> Backend
+    for Showing<F>
+{
     fn len(&self) -> u64 {
         1 << 20
     }
@@ -205,17 +207,8 @@ impl Backend for Failing {
         Err(MediaError::Unreadable)
     }
 
-    fn show(
-        &self,
-        ranges: &[(u64, usize)],
-        look: &mut dyn FnMut(&[&[u8]]),
-    ) -> Result<(), MediaError> {
-        let good = self
-            .good
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |good| good.checked_sub(1));
-        good.map_err(|_| MediaError::Unreadable)?;
-        look(&[&vec![1; ranges[0].1.min(16 << 10)]]);
-        Ok(())
+    fn show(&self, ranges: &[(u64, usize)], look: Look<'_>) -> Result<(), MediaError> {
+        (self.0)(ranges, look)
     }
 
     fn write(&self, _: u64, _: &[HostBytes<'_>]) -> Result<(), MediaError> {
@@ -235,14 +228,28 @@ impl Backend for Failing {
     }
 }
 
+/// An admin queue and an I/O queue of a target whose only namespace is shown so.
+fn showing(
+    show: impl Fn(&[(u64, usize)], Look<'_>) -> Result<(), MediaError> + Send + Sync + 'static,
+) -> (Link, Link) {
+    let namespace = Namespace::new(Showing(show), 4096).expect("namespace");
+    let subsystem = Subsystem::builder().nqn(NQN).namespace(namespace).build();
+    let target = Target::new(subsystem, Limits::default()).expect("target");
+    attach(&target, Options::default())
+}
+
 #[test]
 #[cfg_attr(miri, ignore = "megabytes")]
 fn a_medium_that_fails_fails_the_read_or_ends_the_connection() {
+    // Shows its first blocks so many times, and fails then.
     let good = Arc::new(AtomicUsize::new(0));
-    let namespace = Namespace::new(Failing { good: Arc::clone(&good) }, 4096).expect("namespace");
-    let subsystem = Subsystem::builder().nqn(NQN).namespace(namespace).build();
-    let target = Target::new(subsystem, Limits::default()).expect("target");
-    let (_admin, mut io) = attach(&target, Options::default());
+    let left = Arc::clone(&good);
+    let (_admin, mut io) = showing(move |ranges, look| {
+        left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |good| good.checked_sub(1))
+            .map_err(|_| MediaError::Unreadable)?;
+        look(&[&vec![1; ranges[0].1.min(16 << 10)]]);
+        Ok(())
+    });
     // Before anything was sent there is a status.
     let (cqe, _) = io.read(nvm::read(1, 0, NLB_Z), LEN as u32);
     assert!(cqe.status().is(Status::UNRECOVERED_READ_ERROR));
@@ -257,4 +264,41 @@ fn a_medium_that_fails_fails_the_read_or_ends_the_connection() {
     io.run();
     assert!(io.connection.is_ended());
     assert_eq!(io.connection.end(), Some(End::Unreadable));
+}
+
+/// A backend that does not keep to what it is asked for costs a read, not the connection, and never another's data.
+#[test]
+#[cfg_attr(miri, ignore = "megabytes")]
+fn a_medium_that_shows_too_much_or_too_little_does_no_harm() {
+    let bytes = vec![1; 1 << 20];
+    for lens in
+        [&[][..], &[0], &[0, LEN], &[LEN + 5000; 3], &[LEN, 4096, LEN], &[LEN, 0, LEN], &[LEN; 20]]
+    {
+        let bytes = bytes.clone();
+        let (_admin, mut io) = showing(move |_, look| {
+            look(&lens.iter().map(|len| &bytes[..*len]).collect::<Vec<_>>());
+            Ok(())
+        });
+        begin(&mut io, 1, 3);
+        io.run();
+        let mut answers = 0;
+        for pdu in io.take() {
+            match pdu {
+                Pdu::Data { bytes, .. } => assert!(bytes == vec![1; LEN], "{lens:?}"),
+                Pdu::Response(cqe) => {
+                    let seen = lens.first().is_some_and(|len| *len != 0);
+                    let expected =
+                        [Status::UNRECOVERED_READ_ERROR, Status::SUCCESS][usize::from(seen)];
+                    assert!(cqe.status().is(expected), "{lens:?}: {}", cqe.status());
+                    answers += 1;
+                }
+                other => panic!("{lens:?}: {other:?}"),
+            }
+        }
+        assert_eq!(answers, 3, "{lens:?}");
+    }
+    let (_admin, mut io) = showing(|_, _| Ok(()));
+    assert!(
+        io.read(nvm::read(1, 0, NLB_Z), LEN as u32).0.status().is(Status::UNRECOVERED_READ_ERROR)
+    );
 }

@@ -19,7 +19,7 @@ given() {
 free_pages() { cat /sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages; }
 
 # come BDF DEVICE: QEMU adds it once $come_when says so; again if its place was still taken, after $come_patience seconds.
-come_when=true come_patience=4
+come_when=true come_patience=20
 come() {
     come_tries=0
     wait_for 60 "$come_when" || return 1

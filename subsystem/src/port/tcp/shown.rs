@@ -15,7 +15,7 @@ use doorbell_spec::status::Status;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::connection::{Connection, End, RESERVE, check_header};
-use crate::backend::TOGETHER;
+use crate::backend::{MediaError, TOGETHER};
 use crate::namespace::Namespace;
 
 /// The least data that is sent so: a call to the socket for each must be worth it.
@@ -162,16 +162,19 @@ impl Connection {
         &mut self,
         send: impl FnOnce(&[IoSlice<'_>]) -> Result<usize, E>,
     ) -> Result<usize, E> {
+        let mut send = Some(send);
         // A call ends with the rest of a block behind what the socket has not taken.
-        if self.output.make_room(RESERVE + TOGETHER * HEAD + BLOCK)
+        while self.output.make_room(RESERVE + TOGETHER * HEAD + BLOCK)
             && let Some(queue) = self.queue.as_mut().filter(|queue| !queue.shown.is_empty())
         {
             let shown = std::mem::take(&mut queue.shown);
-            return self.transmit_shown(shown, send);
+            let result = self.transmit_shown(shown, &mut send);
+            // A read whose data are not shown has been answered otherwise.
+            if send.is_none() {
+                return result;
+            }
         }
-        if self.output.len() == 0 {
-            return Ok(0);
-        }
+        let Some(send) = send.filter(|_| self.output.len() != 0) else { return Ok(0) };
         let count = send(&[IoSlice::new(self.output.filled())])?;
         self.sent(count);
         Ok(count)
@@ -193,18 +196,32 @@ impl Connection {
     fn transmit_shown<E>(
         &mut self,
         mut shown: Shown,
-        send: impl FnOnce(&[IoSlice<'_>]) -> Result<usize, E>,
+        send: &mut Option<impl FnOnce(&[IoSlice<'_>]) -> Result<usize, E>>,
     ) -> Result<usize, E> {
         let Some(namespace) = shown.namespace.clone() else { return Ok(0) };
-        let (mut send, mut result) = (Some(send), Ok(0));
+        let mut result = Ok(0);
         let (ranges, count) = (shown.ranges(), shown.reads.len().min(TOGETHER));
         let ranges = ranges.get(..count).unwrap_or(&ranges);
         let seen = namespace.backend().show(ranges, &mut |pieces| {
-            if let Some(send) = send.take() {
+            // What a host has been promised it gets, whatever a backend gives: as much as was asked for, and without a gap.
+            let mut whole = [&[][..]; TOGETHER];
+            let mut count = 0;
+            for ((whole, piece), &(_, len)) in whole.iter_mut().zip(pieces).zip(ranges) {
+                *whole = piece.get(..len).unwrap_or(piece);
+                count += usize::from(!whole.is_empty());
+                if whole.len() < len {
+                    break;
+                }
+            }
+            if count != 0
+                && let Some(send) = send.take()
+            {
                 let block = namespace.block_size() as usize;
+                let pieces = whole.get(..count).unwrap_or(&whole);
                 result = self.transmit_pieces(&mut shown, pieces, block, send);
             }
         });
+        let seen = if send.is_some() { seen.and(Err(MediaError::Unreadable)) } else { seen };
         match (seen, shown.reads.first()) {
             (Err(_), _) if shown.begun => self.finish(End::Unreadable),
             (Err(error), Some(&Read { sqe, .. })) => {
