@@ -163,4 +163,11 @@ impl Counters {
             counter.injected.fetch_add(u64::from(injected), Ordering::Relaxed);
         }
     }
+
+    /// A rule has not acted after all.
+    fn take_back(&self, rule: usize) {
+        if let Some(counter) = self.0.get(rule) {
+            counter.injected.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
 }

@@ -261,9 +261,13 @@ impl Controller {
             Delivery::Behind => return hold(Until::Next(now.saturating_add(BEHIND))),
             Delivery::Normal => completion.post(memory, &answer),
             Delivery::Twice => {
-                completion.post(memory, &answer)
-                    && (completion.free() <= faults.held_for(cqid)
-                        || completion.post(memory, &answer))
+                let reachable = completion.post(memory, &answer);
+                if completion.free() > faults.held_for(cqid) {
+                    reachable && completion.post(memory, &answer)
+                } else {
+                    faults.plan.delivered_once();
+                    reachable
+                }
             }
             Delivery::WrongPhase => {
                 let [low, high] = completion.entry(&answer);

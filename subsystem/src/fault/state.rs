@@ -42,6 +42,8 @@ pub(crate) struct Faults {
     counters: Counters,
     random: u64,
     fate: Fate,
+    /// The rule that had a completion delivered twice last.
+    twice: Option<usize>,
 }
 
 impl Faults {
@@ -49,7 +51,7 @@ impl Faults {
         let Plan { seed, rules, counters } = plan;
         let active = |(counter, rule)| Active { rule, counter, matched: 0, injected: 0 };
         let rules = rules.into_iter().enumerate().map(active).collect();
-        Self { rules, counters, random: seed, fate: Fate::default() }
+        Self { rules, counters, random: seed, fate: Fate::default(), twice: None }
     }
 
     /// The same behind a network, where some rules mean nothing.
@@ -71,7 +73,7 @@ impl Faults {
 
     /// Calls `act` for each rule that picks what stands before it, as `picks` says of a place.
     pub(super) fn ask(&mut self, picks: impl Fn(&Place) -> bool, mut act: impl FnMut(&Act)) {
-        for active in &mut self.rules {
+        for (index, active) in self.rules.iter_mut().enumerate() {
             if !picks(&active.rule.place) {
                 continue;
             }
@@ -86,8 +88,21 @@ impl Faults {
             match &active.rule.act {
                 Act::Fatal => self.fate.fatal = true,
                 Act::Vanish => self.fate.vanish = true,
-                other => act(other),
+                other => {
+                    if matches!(other, Act::Deliver(Delivery::Twice)) {
+                        self.twice = Some(index);
+                    }
+                    act(other);
+                }
             }
+        }
+    }
+
+    /// What was to be delivered twice had room once only: that was no fault.
+    pub(crate) fn delivered_once(&mut self) {
+        if let Some(active) = self.twice.take().and_then(|index| self.rules.get_mut(index)) {
+            active.injected -= 1;
+            self.counters.take_back(active.counter);
         }
     }
 

@@ -145,6 +145,25 @@ fn completions_delayed_reordered_duplicated() {
 }
 
 #[test]
+fn a_duplicate_counts_where_there_is_room_for_it() {
+    let plan = Plan::new(1).rule(Rule::completion(Commands::any_io()).duplicate().named("twice"));
+    let counters = plan.counters();
+    let mut host = host();
+    host.controller.set_faults(Some(plan));
+    // More entries than the queue holds; nobody takes any while the first are posted.
+    let sent = send(&mut host, 15);
+    let mut seen = cids(&reap_all(&mut host, 1));
+    while host.poll() != 0 {
+        seen.extend(cids(&reap_all(&mut host, 1)));
+    }
+    let twice = counters.injected("twice");
+    assert!((1..15).contains(&twice), "{twice}");
+    assert_eq!(seen.len() as u64, 15 + twice);
+    seen.dedup();
+    assert_eq!(seen, sent);
+}
+
+#[test]
 fn a_delay_without_end_is_one() {
     let mut host = with(Rule::completion(Commands::any_io()).delay(Duration::MAX).nth(1));
     host.now = Duration::from_millis(1);
