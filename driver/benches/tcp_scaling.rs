@@ -70,10 +70,8 @@ fn host(address: &str, case: Case, seed: u64, ready: &Barrier, stop: &AtomicBool
                 idle.push(done.buffer);
             });
         }
-        match count == before {
-            true if case.verify => std::thread::sleep(NAP),
-            true => std::thread::yield_now(),
-            false => {}
+        if count == before {
+            if case.verify { std::thread::sleep(NAP) } else { std::thread::yield_now() }
         }
     }
     for (queue, idle) in &mut queues {

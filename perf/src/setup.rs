@@ -218,7 +218,7 @@ fn attach(
         }
         (address, Some(_)) => {
             bail!(
-                "--faults is for embedded drives; {address} is not one: have who serves it follow the plan (doorbell-subsystem --faults FILE)"
+                "--faults is for embedded drives, and {address} is none; give the plan to its server: doorbell-subsystem --faults FILE"
             )
         }
     }

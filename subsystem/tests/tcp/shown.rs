@@ -301,4 +301,12 @@ fn a_medium_that_shows_too_much_or_too_little_does_no_harm() {
     assert!(
         io.read(nvm::read(1, 0, NLB_Z), LEN as u32).0.status().is(Status::UNRECOVERED_READ_ERROR)
     );
+    // Data that have gone out are data, whatever is said of them afterwards.
+    let (_admin, mut io) = showing(move |_, look| {
+        look(&[&bytes[..LEN]]);
+        Err(MediaError::Unreadable)
+    });
+    begin(&mut io, 1, 2);
+    io.run();
+    assert_eq!(io.connection.end(), Some(End::Unreadable));
 }

@@ -20,6 +20,7 @@ use crate::fabrics::association::{Asked, Association, Published};
 use crate::fabrics::connect::Connected;
 use crate::fault::act::DataFault;
 use crate::memory::HostBytes;
+use crate::namespace::Namespace;
 use crate::subsystem::Slots;
 
 /// The queue that a connection has become.
@@ -111,6 +112,12 @@ pub(super) fn source(sqe: &Sqe, layout: &Layout) -> Result<Source, Status> {
         return Err(Status::INVALID_DATA_SGL_LENGTH.with_dnr());
     }
     Ok(Source::Capsule(sgl.address as usize, sgl.length as usize))
+}
+
+/// The namespace that a command is for, if it is there.
+#[inline]
+fn named<'a>(slots: &'a Slots, sqe: &Sqe) -> Option<&'a Arc<Namespace>> {
+    slots.get((sqe.nsid as usize).wrapping_sub(1))?.as_ref()
 }
 
 impl Queue {
@@ -262,14 +269,12 @@ impl Queue {
     /// wrong with it.
     #[inline]
     pub(super) fn show(&mut self, sqe: &Sqe, len: u32) -> bool {
-        let slot = self.namespaces.get((sqe.nsid as usize).wrapping_sub(1));
-        let Some(namespace) = slot.and_then(Option::as_ref) else { return false };
+        let Some(namespace) = named(&self.namespaces, sqe) else { return false };
         if !namespace.properties().shows || !self.shown.takes(namespace) {
             return false;
         }
         let Ok(offset) = self.io(sqe, &mut [], false).begin_read(sqe) else { return false };
-        let slot = self.namespaces.get((sqe.nsid as usize).wrapping_sub(1));
-        let Some(namespace) = slot.and_then(Option::as_ref) else { return false };
+        let Some(namespace) = named(&self.namespaces, sqe) else { return false };
         self.shown.push(namespace, *sqe, offset, len);
         true
     }
@@ -300,9 +305,8 @@ impl Queue {
     }
 
     pub(super) fn block(&self, sqe: &Sqe) -> u32 {
-        let slot = self.namespaces.get((sqe.nsid as usize).wrapping_sub(1));
         // A namespace that is gone fails the command before the size of its blocks counts.
-        slot.and_then(Option::as_ref).map_or(512, |namespace| namespace.block_size())
+        named(&self.namespaces, sqe).map_or(512, |namespace| namespace.block_size())
     }
 }
 

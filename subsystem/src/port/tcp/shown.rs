@@ -69,7 +69,7 @@ impl Shown {
         if self.is_empty() {
             self.namespace = Some(Arc::clone(namespace));
         }
-        self.bytes = self.bytes.saturating_add(len);
+        self.bytes += len;
         self.reads.push(Read { sqe, offset, len });
     }
 
@@ -164,8 +164,9 @@ impl Connection {
     ) -> Result<usize, E> {
         let mut send = Some(send);
         // A call ends with the rest of a block behind what the socket has not taken.
-        while self.output.make_room(RESERVE + TOGETHER * HEAD + BLOCK)
-            && let Some(queue) = self.queue.as_mut().filter(|queue| !queue.shown.is_empty())
+        while self.has_shown()
+            && self.output.make_room(RESERVE + TOGETHER * HEAD + BLOCK)
+            && let Some(queue) = &mut self.queue
         {
             let shown = std::mem::take(&mut queue.shown);
             let result = self.transmit_shown(shown, &mut send);
@@ -221,10 +222,12 @@ impl Connection {
                 result = self.transmit_pieces(&mut shown, pieces, block, send);
             }
         });
-        let seen = if send.is_some() { seen.and(Err(MediaError::Unreadable)) } else { seen };
-        match (seen, shown.reads.first()) {
-            (Err(_), _) if shown.begun => self.finish(End::Unreadable),
-            (Err(error), Some(&Read { sqe, .. })) => {
+        let unseen = send.is_some();
+        let error = seen.err().or(unseen.then_some(MediaError::Unreadable));
+        match (error, shown.reads.first()) {
+            // What has been shown, or begun, cannot be taken back.
+            (Some(_), _) if shown.begun || !unseen => self.finish(End::Unreadable),
+            (Some(error), Some(&Read { sqe, .. })) => {
                 let status = self.queue.as_mut().map(|queue| queue.unreadable(error));
                 self.fail(&sqe, status.unwrap_or(Status::INTERNAL_ERROR));
                 shown.drop_first(1);
